@@ -1,0 +1,60 @@
+/*
+ * source.h: where messages come from.  Only kafka.c includes librdkafka, and
+ * only a worker loads cdp_kafka.so, through the table of functions below.
+ */
+#ifndef CDP_SOURCE_H
+#define CDP_SOURCE_H
+
+#include "engine.h"
+
+/* ---------------------------------------------------------------- transport: the door of cdp_kafka.so */
+
+typedef struct CdpConsumer CdpConsumer;
+
+typedef struct CdpPartition
+{
+	CdpStr		topic;
+	int32		partition;
+} CdpPartition;
+
+/*
+ * No call lasts longer than 200 ms, none throws, none pallocs in a callback.
+ * Errors come as text in *error (static buffer of the consumer, no secrets).
+ */
+typedef struct CdpTransport
+{
+	CdpConsumer *(*open) (const char *brokers, const char **option_names, const char **option_values,
+						  int noptions, const char **error);
+	void		(*close) (CdpConsumer *c);
+	int			(*wakeup_fd) (CdpConsumer *c);	/* readable when something waits in the queue */
+
+	/* partitions of the topics; -1: error (absent topic, no broker), see *error */
+	int			(*partitions) (CdpConsumer *c, const char **topics, int ntopics,
+							   CdpPartition **out, const char **error);
+	/* (re)assign exactly these, from these positions */
+	bool		(*assign) (CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n,
+						   const char **error);
+	/* log start and end (high watermark, read_committed: last stable offset) as the broker says now */
+	bool		(*offsets) (CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
+							const char **error);
+
+	/*
+	 * Take what is in the queue, at most max messages or bytes; returns how
+	 * many, 0: none.  Bodies belong to the consumer until release().
+	 */
+	int			(*poll) (CdpConsumer *c, CdpMessage *out, int max, Size max_bytes);
+	void		(*release) (CdpConsumer *c);
+
+	/* position after the last message handed out, per partition (past control records and aborted ones) */
+	int64		(*position) (CdpConsumer *c, const CdpPartition *part);
+	/* errors and events since the last call, one at a time; false: none */
+	bool		(*next_error) (CdpConsumer *c, bool *fatal, CdpPartition *part, bool *out_of_range,
+							   const char **text);
+} CdpTransport;
+
+/* symbol of cdp_kafka.so, found with load_external_function */
+#define CDP_KAFKA_LIBRARY "$libdir/cdp_kafka"
+#define CDP_KAFKA_SYMBOL "cdp_kafka_transport"
+typedef const CdpTransport *(*CdpTransportFunction) (void);
+
+#endif							/* CDP_SOURCE_H */

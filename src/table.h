@@ -1,0 +1,62 @@
+/*
+ * table.h: reading, locking and writing rows of our own tables without SQL.
+ */
+#ifndef CDP_TABLE_H
+#define CDP_TABLE_H
+
+#include "cdp.h"
+
+#include "access/genam.h"
+#include "access/skey.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+
+#define CDP_REL_MAX_KEYS 4
+#define CDP_REL_BUFFER 1000		/* rows gathered before they are written */
+
+typedef struct CdpRel
+{
+	Relation	rel;
+	Relation	index;			/* primary key */
+	int			nkeys;			/* its columns */
+	RegProcedure keyproc[CDP_REL_MAX_KEYS];
+	EState	   *estate;
+	ResultRelInfo *rri;
+	Snapshot	snapshot;		/* of the open scan */
+	IndexScanDesc scan;
+	int			scan_keys;
+	TupleTableSlot *row;		/* last row found */
+	TupleTableSlot *fresh;		/* for updates */
+	TupleTableSlot **buffer;
+	int			nbuffered,
+				nslots;
+} CdpRel;
+
+extern CdpRel *cdp_rel_open(Oid relid);
+extern void cdp_rel_close(CdpRel *r);
+
+/* look-ups by a prefix of the primary key see this snapshot from now on */
+extern void cdp_rel_look(CdpRel *r, Snapshot snapshot);
+extern bool cdp_rel_find(CdpRel *r, const Datum *key, int nkeys);
+extern bool cdp_rel_next(CdpRel *r);
+
+/*
+ * Find a row as it will be: waits for whoever is inserting or deleting that
+ * key.  Sees what is committed or our own.
+ */
+extern bool cdp_rel_find_settled(CdpRel *r, const Datum *key, int nkeys);
+
+/* lock the row in r->row; r->row becomes its newest version; false: it is gone */
+extern bool cdp_rel_lock(CdpRel *r);
+
+/* the row in r->row is replaced by r->fresh, which cdp_rel_edit fills with its values */
+extern TupleTableSlot *cdp_rel_edit(CdpRel *r);
+extern void cdp_rel_update(CdpRel *r, ItemPointer tid);
+
+/* the next row to insert: fill tts_values and tts_isnull; written by flush, close or when the buffer is full */
+extern TupleTableSlot *cdp_rel_new(CdpRel *r);
+extern void cdp_rel_flush(CdpRel *r);
+
+#endif							/* CDP_TABLE_H */
