@@ -70,6 +70,8 @@ enum
 /* true when the library was loaded by shared_preload_libraries */
 extern bool cdp_preloaded;
 
+/* the batch's instant B while the engine works at it, else 0; the engine clears it on errors too */
+extern TimestampTz cdp_engine_instant;
 /* cdp.now(): the batch's instant inside the engine, else transaction time */
 extern TimestampTz cdp_now(void);
 /* the wall clock, or the superuser's override for tests */
@@ -100,11 +102,14 @@ typedef enum CdpTable
 	CDP_T_PROFILE_TRAIT,
 	CDP_T_DIRTY,
 	CDP_T_RETENTION_WATERMARK,
+	CDP_T_VERSION,
 	CDP_T_COUNT
 } CdpTable;
 
 extern Oid	cdp_table(CdpTable t);		/* raises "run SELECT cdp.setup()" when absent */
 extern bool cdp_is_set_up(void);
+/* raises when library, extension and tables are of different versions; cheap once checked */
+extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 
 /* run what follows as cdp_owner with row security not forced; pair them */
@@ -188,12 +193,27 @@ typedef struct CdpSource
 	void	   *mapping;		/* compiled by the format, NULL if it has none */
 } CdpSource;
 
-/* cached, valid until the next CdpConfigGeneration; raise when unknown */
+/*
+ * What these return is valid to the end of the transaction (also when the
+ * configuration is loaded again meanwhile: then the next call returns the new
+ * one).  They raise when the thing is unknown, but the two namespace functions
+ * return NULL.
+ */
 extern CdpSource *cdp_source_by_id(int32 source_id);
 extern CdpSource *cdp_source_by_name(const char *name, bool missing_ok);
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
 extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);
+extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
+/* NULL: the caller's (cdp_caller_workspace) */
+extern CdpWorkspace *cdp_workspace_by_name(const char *name);
 extern uint64 cdp_config_generation(void);	/* reloads when invalidated */
+
+/* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
+extern int32 cdp_caller_workspace(void);
+/* while there is one workspace, every role has it */
+extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
+
+extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days */
 
 /* ---------------------------------------------------------------- key.c */
 

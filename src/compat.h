@@ -15,4 +15,13 @@
 #include "varatt.h"
 #endif
 
+/* DecodeDateTime got one more argument in 16 */
+#if PG_VERSION_NUM >= 160000
+#define cdp_decode_datetime(field, ftype, nfields, dtype, tm, fsec, tz) \
+	DecodeDateTime(field, ftype, nfields, dtype, tm, fsec, tz, &(DateTimeErrorExtra) {0})
+#else
+#define cdp_decode_datetime(field, ftype, nfields, dtype, tm, fsec, tz) \
+	DecodeDateTime(field, ftype, nfields, dtype, tm, fsec, tz)
+#endif
+
 #endif							/* CDP_COMPAT_H */

@@ -25,9 +25,10 @@ typedef struct CdpFoldIdent
 	int16		rank;			/* index into policy->namespaces: (priority, name) order */
 	CdpStr		value;			/* normalised */
 	CdpMoment	alone;			/* least moment of events that presented it alone */
+	bool		sticky;			/* in: decided shared before; out: or its degree says so, to be decided */
 	/* result */
 	int			profile;		/* 0..nprofiles-1, or -1: demoted, in no profile */
-	bool		shared;			/* degree guard tripped: an anonymous profile of its own */
+	bool		shared;			/* sticky, or a hub of a component beyond the bound: an anonymous profile of its own */
 } CdpFoldIdent;
 
 typedef struct CdpFoldLink
@@ -50,10 +51,10 @@ typedef struct CdpFoldPair
 
 typedef struct CdpFoldWarning
 {
-	const char *kind;			/* "demoted", "already identified", .. */
-	int			ident;
-	int			rank;			/* namespace whose limit broke, -1: none */
-	int64		link_id;
+	const char *kind;			/* "demoted", "already identified", "held" */
+	int			ident;			/* of a held component: its strongest */
+	int			rank;			/* namespace whose limit broke, -1: none (keep_apart) */
+	int64		link_id;		/* 0: none */
 } CdpFoldWarning;
 
 typedef struct CdpFold

@@ -9,6 +9,9 @@
 
 /* ---------------------------------------------------------------- normalise.c */
 
+/* of the tables in normalise.c: another version makes other identifiers of the same bytes */
+#define CDP_NORMALISER_VERSION 1
+
 extern struct CdpPattern *cdp_pattern_compile(const char *pattern, bool ignore_case);	/* raises */
 /* blocked: exact values; "i:" ignores case; "re:" is a full-match pattern */
 extern struct CdpBlockList *cdp_blocklist_compile(CdpStr *entries, int n);	/* raises */
@@ -29,13 +32,20 @@ struct CdpIdent
 	int16		rank;			/* index in the policy */
 	CdpStr		value;			/* normalised */
 
-	/* resolve */
+	/* resolve: what follows is of one attempt */
+	uint32		attempt;		/* number of the attempt that filled it */
 	bool		known;			/* has a row */
 	char		state;			/* of the row: 'l'ive, 's'hared, 'd'emoted */
+	char		stored_state;
 	int64		fragment_id;	/* 0: none yet */
+	int64		stored_fragment_id;
 	CdpMoment	alone;			/* least of the batch */
+	CdpMoment	stored_alone;
+	int32		stored_first_day,	/* DateADT */
+				stored_last_day;
 	TimestampTz first_at,		/* least and greatest evidence time in the batch */
 				last_at;
+	int			index;			/* in the attempt's list */
 };
 
 struct CdpLink
@@ -44,14 +54,21 @@ struct CdpLink
 	CdpLinkKind kind;
 	int			nmembers;
 	CdpIdent  **members;
+
+	/* resolve: what follows is of one attempt */
+	uint32		attempt;
 	CdpMoment	first;			/* of the batch */
 	TimestampTz last_at;
-	int64		nseen;
 	CdpEvent   *first_event;
-
-	/* resolve */
-	bool		known;
+	bool		known;			/* this source has presented it before */
+	CdpMoment	stored_first;
+	TimestampTz stored_last;
+	CdpIdent   *attributed;		/* whose events they are; NULL: nobody's */
 };
+
+/* the identifier of the batch with this hash, NULL if it has none (event/admit.c) */
+extern CdpIdent *cdp_batch_ident(CdpBatch *batch, int64 hash);
+extern CdpLink *cdp_batch_link(CdpBatch *batch, int64 link_id);
 
 extern void cdp_ident_hash(int32 workspace_id, const CdpNamespace *ns, CdpStr value,
 						   int64 *hash, int32 *check);

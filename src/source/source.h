@@ -28,7 +28,7 @@ typedef struct CdpTransport
 	void		(*close) (CdpConsumer *c);
 	int			(*wakeup_fd) (CdpConsumer *c);	/* readable when something waits in the queue */
 
-	/* partitions of the topics; -1: error (absent topic, no broker), see *error */
+	/* partitions of the topics, valid until the next call; -1: error (absent topic, no broker), see *error */
 	int			(*partitions) (CdpConsumer *c, const char **topics, int ntopics,
 							   CdpPartition **out, const char **error);
 	/* (re)assign exactly these, from these positions */
@@ -45,7 +45,11 @@ typedef struct CdpTransport
 	int			(*poll) (CdpConsumer *c, CdpMessage *out, int max, Size max_bytes);
 	void		(*release) (CdpConsumer *c);
 
-	/* position after the last message handed out, per partition (past control records and aborted ones) */
+	/*
+	 * Position after the last message handed out, per partition; at the end it
+	 * is past control records and aborted ones.  It may move in a poll that
+	 * returns 0.  -1: not assigned.
+	 */
 	int64		(*position) (CdpConsumer *c, const CdpPartition *part);
 	/* errors and events since the last call, one at a time; false: none */
 	bool		(*next_error) (CdpConsumer *c, bool *fatal, CdpPartition *part, bool *out_of_range,
@@ -56,5 +60,10 @@ typedef struct CdpTransport
 #define CDP_KAFKA_LIBRARY "$libdir/cdp_kafka"
 #define CDP_KAFKA_SYMBOL "cdp_kafka_transport"
 typedef const CdpTransport *(*CdpTransportFunction) (void);
+
+/* ---------------------------------------------------------------- options.c */
+
+/* NULL when a source may set this librdkafka option to this value, else a sentence why not */
+extern const char *cdp_kafka_option_error(const char *name, const char *value);
 
 #endif							/* CDP_SOURCE_H */

@@ -1,0 +1,54 @@
+-- A bad message costs itself only: test/data/events/malformed.ndjson, repair and replay.
+\set VERBOSITY terse
+\set content `cat "$PG_ABS_SRCDIR/test/data/events/malformed.ndjson"`
+SELECT cdp.create_source('bad');
+CREATE TEMP TABLE lines AS SELECT line, n FROM regexp_split_to_table(:'content', '\n') WITH ORDINALITY AS t(line, n);
+SELECT count(*) FROM lines;
+INSERT INTO cdp.inbox (message, source) SELECT line, 'bad' FROM lines ORDER BY n;
+-- line 7 has no messageId, which is no fault; the array counts once for each element
+SELECT name, message_id IS NOT NULL AS has_id FROM cdp.event WHERE source = 'bad';
+SELECT reason, body_text, attempts, topic, "partition", "offset" FROM cdp.quarantine WHERE source = 'bad' ORDER BY id;
+-- alone, first, last, many in a row; whatever the bytes
+SELECT outcome, reason, count(*) FROM cdp.ingest_many(ARRAY(
+	SELECT CASE WHEN n IN (0, 1001) THEN format('{"type": "track", "userId": "bad-1", "event": "x", "messageId": "bad-%s"}', n)
+		ELSE '{"type": "telepathy"}' END::jsonb
+	FROM generate_series(0, 1001) n), 'bad') GROUP BY 1, 2 ORDER BY 1;
+CREATE TEMP TABLE poison (what text, message text);
+INSERT INTO poison VALUES
+	('white space', E' \t\n'),
+	('cut off', '{"type": "track", "userId": "bad-2", "event": "x"'),
+	('two values', '{} {}'),
+	('nul character', '{"type": "track", "userId": "bad-2", "event": "a\u0000b"}'),
+	('half a pair', '{"type": "track", "userId": "bad-2", "event": "\ud800"}'),
+	('deep', '{"type": "track", "userId": "bad-2", "event": "x", "properties": ' || repeat('[', 9000) || repeat(']', 9000) || '}'),
+	('keys', '{"type": "track", "userId": "bad-2", "event": "x", "properties": {'
+		|| (SELECT string_agg(format('"k%s": 1', n), ', ') FROM generate_series(1, 1001) n) || '}}'),
+	('number', '{"type": "track", "userId": "bad-2", "event": "x", "properties": {"n": ' || repeat('9', 65) || '}}'),
+	('exponent', '{"type": "track", "userId": "bad-2", "event": "x", "properties": {"n": 1e999999}}'),
+	('value', '{"type": "track", "userId": "bad-2", "event": "x", "properties": {"v": "' || repeat('v', 262145) || '"}}'),
+	('message', '{"type": "track", "userId": "bad-2", "event": "x", "properties": {"v": "' || repeat('v', 1100000) || '"}}'),
+	('trait', '{"type": "identify", "userId": "bad-2", "traits": {"t": "' || repeat('t', 33000) || '"}}'),
+	('identifier', '{"type": "track", "userId": "' || repeat('u', 1025) || '", "event": "x"}'),
+	('message id', '{"type": "track", "userId": "bad-2", "event": "x", "messageId": "' || repeat('m', 256) || '"}'),
+	('old', '{"type": "track", "userId": "bad-2", "event": "x", "originalTimestamp": "1969-12-31T23:59:59Z"}'),
+	('no call', '{"userId": "bad-2", "event": "x"}'),
+	('field', '{"type": "track", "userId": "bad-2", "event": "x", "properties": [1]}');
+TRUNCATE cdp_data.quarantine;
+INSERT INTO cdp.inbox (message, source) SELECT message, 'bad' FROM poison;
+SELECT what, reason FROM poison LEFT JOIN cdp.quarantine ON body_text = message ORDER BY 1;
+SELECT count(*) FROM cdp.event WHERE user_id = 'bad-2';
+-- repair: an expression over body and body_text with the caller's rights
+INSERT INTO cdp.inbox (message, source) VALUES
+	('{"type": "telepathy", "userId": "bad-3", "messageId": "bad-r1", "event": "x"}', 'bad'),
+	('{"type": "telepathy", "userId": "bad-3", "messageId": "bad-r2", "event": "x"}', 'bad');
+CREATE TEMP TABLE broken AS SELECT id, body_text FROM cdp.quarantine WHERE body_text LIKE '%"bad-r%' ORDER BY id;
+SELECT outcome, reason, message_id FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken)) ORDER BY message_id;
+SELECT attempts, reason FROM cdp.quarantine JOIN broken USING (id) ORDER BY id;
+SELECT outcome, reason, message_id FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken),
+	$$CASE WHEN body_text LIKE '%bad-r1%' THEN replace(body_text, 'telepathy', 'track') END$$);
+SELECT count(*) FROM cdp.quarantine JOIN broken USING (id);
+SELECT count(*) FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), $$replace(body_text, 'telepathy', 'track')$$);
+SELECT count(*) FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), $$replace(body_text, 'telepathy', 'track')$$);
+SELECT message_id FROM cdp.event WHERE user_id = 'bad-3' ORDER BY 1;
+SELECT * FROM cdp.replay_quarantine('{1}', 'this is no SQL');
+SELECT count(*) FROM cdp.verify();

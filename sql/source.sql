@@ -1,0 +1,51 @@
+-- Sources: what is refused and why, and what a source looks like.
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+SELECT cdp.create_source(NULL);
+SELECT cdp.create_source('');
+SELECT cdp.create_source('shop', brokers => 'broker.example:9092');
+SELECT cdp.create_source('shop', topics => '{events}');
+SELECT cdp.create_source('shop', brokers => 'broker.example:9092', topics => '{}');
+SELECT cdp.create_source('shop', format => 'avro');
+SELECT cdp.create_source('shop', workspace => 'nowhere');
+SELECT cdp.create_source('shop', workers => 0);
+-- options: known names and types only
+SELECT cdp.create_source('shop', options => '{"colour": "red"}');
+SELECT cdp.create_source('shop', options => '[1]');
+SELECT cdp.create_source('shop', options => '{"skew": "sometimes"}');
+SELECT cdp.create_source('shop', options => '{"max_future": "soon"}');
+SELECT cdp.create_source('shop', options => '{"trust_received_at": "yes"}');
+-- of librdkafka's options those that are ours, and secrets, are refused
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"group.id": "mine"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"isolation.level": "read_uncommitted"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"sasl.password": "hidden"}}');
+-- one that is right
+SELECT cdp.create_source('shop', brokers => 'broker.example:9092', topics => '{orders,visits}', workers => 2,
+	options => '{"skew": "quantum", "client": {"fetch.wait.max.ms": "10"}}');
+SELECT cdp.create_source('shop');
+SELECT source, workspace, brokers, topics, format, workers, paused FROM cdp.source WHERE source = 'shop';
+SELECT cdp.alter_source('shop', topics => '{orders}', workers => 1);
+SELECT cdp.pause_source('shop');
+SELECT topics, workers, paused FROM cdp.source WHERE source = 'shop';
+SELECT cdp.resume_source('shop');
+SELECT paused FROM cdp.source WHERE source = 'shop';
+SELECT cdp.alter_source('shop', options => '{"colour": "red"}');
+-- names that nobody has
+SELECT cdp.alter_source('nobody');
+SELECT cdp.pause_source('nobody');
+SELECT cdp.resume_source('nobody');
+SELECT cdp.drop_source('nobody');
+SELECT cdp.wait_for_source('nobody', '1 s');
+-- a source that is made in this transaction has no worker yet
+BEGIN;
+SELECT cdp.create_source('young', brokers => 'broker.example:9092', topics => '{t}');
+SELECT cdp.wait_for_source('young', '1 s');
+ROLLBACK;
+SELECT cdp.drop_source('shop');
+SELECT count(*) FROM cdp.source WHERE source IN ('shop', 'young');
+-- who may
+CREATE ROLE regress_cdp_nobody;
+SET ROLE regress_cdp_nobody;
+SELECT cdp.create_source('mine');
+RESET ROLE;
+DROP ROLE regress_cdp_nobody;

@@ -1,0 +1,16 @@
+/*
+ * partition.h: months of event and message_seen, made before they are needed.
+ */
+#ifndef CDP_PARTITION_H
+#define CDP_PARTITION_H
+
+#include "postgres.h"
+
+/*
+ * For the maintenance worker, outside a transaction and connected to a
+ * database that is set up: makes missing months in a transaction of its own.
+ * False: a lock was not to be had within a second; try again later.
+ */
+extern bool cdp_partition_maintain(void);
+
+#endif							/* CDP_PARTITION_H */

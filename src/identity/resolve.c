@@ -1,0 +1,920 @@
+/*
+ * resolve.c: from the identifiers of a batch to locked fragments.
+ *
+ * The protocol (specs/correctness.md Z.4, READ COMMITTED):
+ *
+ *	1. look every identifier up, in hash order, with one snapshot S1; a key
+ *	   that another transaction is inserting is waited for;
+ *	2. group what the batch ties together.  A group of one fragment that
+ *	   brings nothing new cannot change who is who: only that row is locked.
+ *	   Of any other group the whole component is found and locked;
+ *	3. insert the missing identifiers, in hash order;
+ *	4. lock the profile rows, in id order;
+ *	5. a row whose locked version S1 could not see was changed meanwhile: its
+ *	   identifiers are read again, and when they moved the attempt ends
+ *	   (CDP_TRY_AGAIN) and starts afresh.  Whoever changes a component rewrites
+ *	   every fragment row of it, so that an unchanged row means an unchanged
+ *	   component;
+ *	6. a row that turns out to be contested while the batch has a new or an
+ *	   earlier link for it becomes a hint: the next attempt examines it;
+ *	7. settle who is who (component.c).
+ *
+ * No deadlock: waits in 1 and 3 follow hash order and nobody in 4 waits in 1
+ * or 3; 4 is ordered and starts from none.  A client that runs several batches
+ * in one transaction can break the order; the server then picks a victim, and
+ * workers, having the shorter deadlock_timeout, are it.
+ */
+#include "postgres.h"
+
+#include "access/heapam.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "commands/sequence.h"
+#include "common/hashfn.h"
+#include "catalog/namespace.h"
+#include "executor/spi.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/date.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "identity/columns.h"
+#include "profile/columns.h"
+#include "spi.h"
+#include "work.h"
+
+typedef struct FragmentEntry
+{
+	int64		fragment_id;
+	uint32		status;
+	CdpFragment *fragment;
+} FragmentEntry;
+
+#define SH_PREFIX fragment_hash
+#define SH_ELEMENT_TYPE FragmentEntry
+#define SH_KEY_TYPE int64
+#define SH_KEY fragment_id
+#define SH_HASH_KEY(tb, key) murmurhash32((uint32) (key) ^ (uint32) ((key) >> 32))
+#define SH_EQUAL(tb, a, b) ((a) == (b))
+#define SH_SCOPE static inline
+#define SH_DEFINE
+#define SH_DECLARE
+#include "lib/simplehash.h"
+
+struct CdpFragmentIndex
+{
+	fragment_hash_hash *hash;
+};
+
+/* ---------------------------------------------------------------- hints */
+
+bool
+cdp_hinted(const CdpHints *hints, int64 fragment_id)
+{
+	for (int i = 0; i < hints->n; i++)
+		if (hints->fragments[i] == fragment_id)
+			return true;
+	return false;
+}
+
+void
+cdp_hint(CdpHints *hints, int64 fragment_id)
+{
+	if (cdp_hinted(hints, fragment_id))
+		return;
+	if (hints->n == hints->max)
+	{
+		hints->max = Max(16, hints->max * 2);
+		hints->fragments = hints->fragments
+			? repalloc(hints->fragments, hints->max * sizeof(int64))
+			: palloc(hints->max * sizeof(int64));
+	}
+	hints->fragments[hints->n++] = fragment_id;
+}
+
+/* ---------------------------------------------------------------- fragments of the attempt */
+
+#define FRAGMENT_BLOCK 64		/* increment of cdp_data.fragment_id_seq */
+
+int64
+cdp_new_fragment_id(void)
+{
+	static int64 next = 0;
+	static int	left = 0;
+
+	if (left == 0)
+	{
+		next = nextval_internal(cdp_table(CDP_T_FRAGMENT_ID_SEQ), false);
+		left = FRAGMENT_BLOCK;
+	}
+	left--;
+	return next++;
+}
+
+CdpFragment *
+cdp_work_fragment(CdpWork *w, int64 fragment_id)
+{
+	FragmentEntry *entry = fragment_hash_lookup(w->by_id->hash, fragment_id);
+
+	return entry ? entry->fragment : NULL;
+}
+
+CdpFragment *
+cdp_work_add_fragment(CdpWork *w, int64 fragment_id)
+{
+	bool		found;
+	FragmentEntry *entry = fragment_hash_insert(w->by_id->hash, fragment_id, &found);
+
+	if (!found)
+	{
+		CdpFragment *f = palloc0(sizeof(CdpFragment));
+
+		f->fragment_id = fragment_id;
+		f->profile_id = fragment_id;
+		f->first_seen = DT_NOEND;
+		f->last_seen = DT_NOBEGIN;
+		f->eval_at = DT_NOBEGIN;
+		f->next_due = DT_NOEND;
+		entry->fragment = f;
+		if (w->nfragments == w->maxfragments)
+		{
+			w->maxfragments = Max(64, w->maxfragments * 2);
+			w->fragments = w->fragments
+				? repalloc(w->fragments, w->maxfragments * sizeof(CdpFragment *))
+				: palloc(w->maxfragments * sizeof(CdpFragment *));
+		}
+		w->fragments[w->nfragments++] = f;
+	}
+	return entry->fragment;
+}
+
+static CdpFragment *
+create_fragment(CdpWork *w)
+{
+	CdpFragment *f = cdp_work_add_fragment(w, cdp_new_fragment_id());
+
+	f->created = f->stable = f->changed = true;
+	return f;
+}
+
+/* ---------------------------------------------------------------- 0: what the attempt presents */
+
+static void
+lower_moment(CdpMoment *m, const CdpEvent *ev)
+{
+	CdpMoment	mine = {ev->evidence_at, ev->message_id};
+
+	if (cdp_moment_cmp(&mine, m) < 0)
+		*m = mine;
+}
+
+static void
+collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev)
+{
+	if (id->attempt != w->attempt)
+	{
+		id->attempt = w->attempt;
+		id->known = false;
+		id->state = id->stored_state = 'l';
+		id->fragment_id = id->stored_fragment_id = 0;
+		id->alone.at = id->stored_alone.at = CDP_NO_TIME;
+		id->first_at = id->last_at = ev->evidence_at;
+		w->idents[w->nidents++] = id;
+	}
+	id->first_at = Min(id->first_at, ev->evidence_at);
+	id->last_at = Max(id->last_at, ev->evidence_at);
+	if (ev->nidents == 1)
+		lower_moment(&id->alone, ev);
+}
+
+static void
+collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
+{
+	if (link->attempt != w->attempt)
+	{
+		link->attempt = w->attempt;
+		link->known = false;
+		link->first.at = link->stored_first.at = CDP_NO_TIME;
+		link->last_at = ev->evidence_at;
+		link->attributed = link->members[0];
+		w->links[w->nlinks++] = link;
+	}
+	link->last_at = Max(link->last_at, ev->evidence_at);
+	if (link->first.at == CDP_NO_TIME ||
+		cdp_moment_cmp(&(CdpMoment) {ev->evidence_at, ev->message_id}, &link->first) < 0)
+		link->first_event = ev;
+	lower_moment(&link->first, ev);
+}
+
+static void
+collect_event(CdpWork *w, CdpEvent *ev)
+{
+	for (int i = 0; i < ev->nidents; i++)
+		collect_ident(w, ev->idents[i], ev);
+	if (ev->link)
+		collect_link(w, ev->link, ev);
+}
+
+static int
+ident_by_hash(const void *pa, const void *pb)
+{
+	int64		a = (*(CdpIdent *const *) pa)->hash;
+	int64		b = (*(CdpIdent *const *) pb)->hash;
+
+	return (a > b) - (a < b);
+}
+
+static int
+link_by_key(const void *pa, const void *pb)
+{
+	const CdpLink *a = *(CdpLink *const *) pa;
+	const CdpLink *b = *(CdpLink *const *) pb;
+
+	if (a->members[0]->hash != b->members[0]->hash)
+		return a->members[0]->hash < b->members[0]->hash ? -1 : 1;
+	return (a->link_id > b->link_id) - (a->link_id < b->link_id);
+}
+
+static void
+collect(CdpWork *w)
+{
+	int			nids = 0,
+				nlinks = 0;
+
+	for (int i = 0; i < w->nevents; i++)
+	{
+		nids += w->events[i]->nidents;
+		nlinks += w->events[i]->link != NULL;
+	}
+	for (int i = 0; i < w->nmoves; i++)
+	{
+		nids += w->moves[i]->nidents;
+		nlinks += w->moves[i]->link != NULL;
+	}
+	w->idents = palloc(Max(nids, 1) * sizeof(CdpIdent *));
+	w->links = palloc(Max(nlinks, 1) * sizeof(CdpLink *));
+	for (int i = 0; i < w->nevents; i++)
+		collect_event(w, w->events[i]);
+	for (int i = 0; i < w->nmoves; i++)
+		collect_event(w, w->moves[i]);
+	qsort(w->idents, w->nidents, sizeof(CdpIdent *), ident_by_hash);
+	qsort(w->links, w->nlinks, sizeof(CdpLink *), link_by_key);
+	for (int i = 0; i < w->nidents; i++)
+		w->idents[i]->index = i;
+}
+
+/* ---------------------------------------------------------------- 1: look up */
+
+static void
+take_row(CdpWork *w, CdpIdent *id)
+{
+	TupleTableSlot *row = w->identifier->row;
+
+	slot_getallattrs(row);
+	id->known = true;
+	id->fragment_id = id->stored_fragment_id = DatumGetInt64(row->tts_values[IDENTIFIER_FRAGMENT]);
+	id->state = id->stored_state = DatumGetChar(row->tts_values[IDENTIFIER_STATE]);
+	id->stored_first_day = DatumGetDateADT(row->tts_values[IDENTIFIER_FIRST_DAY]);
+	id->stored_last_day = DatumGetDateADT(row->tts_values[IDENTIFIER_LAST_DAY]);
+	if (!row->tts_isnull[IDENTIFIER_ALONE_AT])
+	{
+		text	   *t = DatumGetTextPCopy(row->tts_values[IDENTIFIER_ALONE_MESSAGE]);
+
+		id->stored_alone.at = DatumGetTimestampTz(row->tts_values[IDENTIFIER_ALONE_AT]);
+		id->stored_alone.message_id = (CdpStr) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
+	}
+	if (DatumGetInt32(row->tts_values[IDENTIFIER_CHECK]) != id->check)
+		id->known = false, id->fragment_id = -1;
+}
+
+/* events that present an identifier whose hash is taken by another value cannot be stored */
+static bool
+refuse_collisions(CdpWork *w)
+{
+	bool		any = false;
+
+	for (int i = 0; i < w->nevents; i++)
+		for (int j = 0; j < w->events[i]->nidents; j++)
+			if (w->events[i]->idents[j]->fragment_id == -1)
+			{
+				w->events[i]->outcome = CDP_OUT_QUARANTINED;
+				w->events[i]->reason = CDP_REASON_HASH_COLLISION;
+				w->events[i]->settled = any = true;
+			}
+	return any;
+}
+
+static bool
+look_up(CdpWork *w)
+{
+	bool		collision = false;
+
+	cdp_rel_look(w->identifier, w->snapshot);
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpIdent   *id = w->idents[i];
+		Datum		key = Int64GetDatum(id->hash);
+
+		if (cdp_rel_find(w->identifier, &key, 1) || cdp_rel_find_settled(w->identifier, &key, 1))
+			take_row(w, id);
+		collision |= id->fragment_id == -1;
+	}
+	return !collision || !refuse_collisions(w);
+}
+
+/* ---------------------------------------------------------------- 2: groups */
+
+static int
+uf_find(int *parent, int i)
+{
+	while (parent[i] != i)
+		i = parent[i] = parent[parent[i]];
+	return i;
+}
+
+static void
+uf_join(int *parent, int a, int b)
+{
+	a = uf_find(parent, a);
+	b = uf_find(parent, b);
+	if (a != b)
+		parent[Max(a, b)] = Min(a, b);
+}
+
+typedef struct KeyIndex
+{
+	int64		key;
+	int			index;
+} KeyIndex;
+
+static int
+key_index_order(const void *a, const void *b)
+{
+	const KeyIndex *x = a,
+			   *y = b;
+
+	if (x->key != y->key)
+		return x->key < y->key ? -1 : 1;
+	return (x->index > y->index) - (x->index < y->index);
+}
+
+/* join everything that has the same key */
+static void
+uf_join_equal(int *parent, KeyIndex *k, int n)
+{
+	qsort(k, n, sizeof(KeyIndex), key_index_order);
+	for (int i = 1; i < n; i++)
+		if (k[i].key == k[i - 1].key)
+			uf_join(parent, k[i].index, k[i - 1].index);
+}
+
+static int *
+tie_together(CdpWork *w)
+{
+	int		   *parent = palloc(w->nidents * sizeof(int));
+	KeyIndex   *known = palloc(w->nidents * sizeof(KeyIndex));
+	int			nknown = 0;
+
+	for (int i = 0; i < w->nidents; i++)
+	{
+		parent[i] = i;
+		if (w->idents[i]->known)
+			known[nknown++] = (KeyIndex) {w->idents[i]->fragment_id, i};
+	}
+	for (int i = 0; i < w->nlinks; i++)
+		for (int j = 1; j < w->links[i]->nmembers; j++)
+			uf_join(parent, w->links[i]->members[0]->index, w->links[i]->members[j]->index);
+	uf_join_equal(parent, known, nknown);
+	pfree(known);
+	return parent;
+}
+
+/* slices of the identifiers and links, one a group */
+static void
+cut_groups(CdpWork *w, int *parent)
+{
+	int		   *count;
+	CdpIdent  **ids = palloc(w->nidents * sizeof(CdpIdent *));
+	CdpLink   **links = palloc(Max(w->nlinks, 1) * sizeof(CdpLink *));
+
+	w->group_of = palloc(w->nidents * sizeof(int));
+	w->groups = palloc0(w->nidents * sizeof(CdpGroup));
+	w->ngroups = 0;
+	for (int i = 0; i < w->nidents; i++)
+	{
+		int			root = uf_find(parent, i);
+
+		/* a root has the least index of its set: it is numbered first */
+		w->group_of[i] = root == i ? w->ngroups++ : w->group_of[root];
+		w->groups[w->group_of[i]].nidents++;
+	}
+	for (int i = 0; i < w->nlinks; i++)
+		w->groups[w->group_of[w->links[i]->members[0]->index]].nlinks++;
+	count = palloc0(w->ngroups * sizeof(int));
+	for (int g = 0, at = 0, lat = 0; g < w->ngroups; g++)
+	{
+		w->groups[g].idents = ids + at;
+		w->groups[g].links = links + lat;
+		w->groups[g].merged_into = g;
+		at += w->groups[g].nidents;
+		lat += w->groups[g].nlinks;
+		w->groups[g].nidents = w->groups[g].nlinks = 0;
+	}
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpGroup   *g = &w->groups[w->group_of[i]];
+
+		g->idents[g->nidents++] = w->idents[i];
+	}
+	for (int i = 0; i < w->nlinks; i++)
+	{
+		CdpGroup   *g = &w->groups[w->group_of[w->links[i]->members[0]->index]];
+
+		g->links[g->nlinks++] = w->links[i];
+	}
+	pfree(count);
+}
+
+/* may this group change who is who, as far as one can tell without its profile rows? */
+static bool
+is_candidate(const CdpGroup *g, const CdpHints *hints)
+{
+	int64		fragment = 0;
+
+	for (int i = 0; i < g->nidents; i++)
+	{
+		const CdpIdent *id = g->idents[i];
+
+		if (!id->known || id->state != 'l' || id->ns->limit_window > 0)
+			return true;
+		if (fragment && fragment != id->fragment_id)
+			return true;
+		fragment = id->fragment_id;
+		if (hints->n && cdp_hinted(hints, fragment))
+			return true;
+	}
+	for (int i = 0; i < g->nlinks; i++)
+		if (g->links[i]->kind == CDP_LINK_CALL_IDENTIFY || g->links[i]->kind == CDP_LINK_CALL_ALIAS)
+			return true;
+	return false;
+}
+
+/* ---------------------------------------------------------------- 2b: whole components of the candidates */
+
+typedef struct ProfileRow
+{
+	int64		fragment_id,
+				profile_id,
+				contest_id;
+} ProfileRow;
+
+static int
+read_profile_rows(CdpSpi *plan, const int64 *a, int na, const int64 *b, int nb, ProfileRow **rows)
+{
+	Datum		args[2] = {cdp_int8_array(a, na), cdp_int8_array(b, nb)};
+	int			n = cdp_spi_run(plan, args, NULL);
+
+	*rows = palloc(Max(n, 1) * sizeof(ProfileRow));
+	for (int i = 0; i < n; i++)
+		(*rows)[i] = (ProfileRow) {cdp_spi_int64(i, 1), cdp_spi_int64(i, 2), cdp_spi_int64(i, 3)};
+	cdp_spi_end();
+	return n;
+}
+
+/* rows of these fragments */
+static CdpSpi fragments_plan = {
+	"SELECT p.fragment_id, p.profile_id, p.contest_id FROM cdp_data.profile p"
+	" WHERE p.fragment_id = ANY ($1) AND $2 IS NOT NULL",
+	2, {INT8ARRAYOID, INT8ARRAYOID}
+};
+
+/* rows of these profiles and contests */
+static CdpSpi members_plan = {
+	"SELECT p.fragment_id, p.profile_id, p.contest_id FROM cdp_data.profile p WHERE p.fragment_id = ANY ($1)"
+	" UNION SELECT p.fragment_id, p.profile_id, p.contest_id FROM cdp_data.profile p"
+	" WHERE p.profile_id = ANY ($1) AND p.profile_id <> p.fragment_id"
+	" UNION SELECT p.fragment_id, p.profile_id, p.contest_id FROM cdp_data.profile p"
+	" WHERE p.contest_id = ANY ($2) AND p.contest_id <> 0",
+	2, {INT8ARRAYOID, INT8ARRAYOID}
+};
+
+static int
+row_by_fragment(const void *a, const void *b)
+{
+	const ProfileRow *x = a,
+			   *y = b;
+
+	return (x->fragment_id > y->fragment_id) - (x->fragment_id < y->fragment_id);
+}
+
+static const ProfileRow *
+find_row(const ProfileRow *rows, int n, int64 fragment_id)
+{
+	ProfileRow	key = {fragment_id, 0, 0};
+
+	return bsearch(&key, rows, n, sizeof(ProfileRow), row_by_fragment);
+}
+
+/* fragment ids of the candidates' known identifiers, with repeats */
+static int
+candidate_fragments(CdpWork *w, int64 **out)
+{
+	int			n = 0;
+
+	*out = palloc(w->nidents * sizeof(int64));
+	for (int i = 0; i < w->nidents; i++)
+		if (w->idents[i]->known && w->groups[w->group_of[i]].examine)
+			(*out)[n++] = w->idents[i]->fragment_id;
+	return n;
+}
+
+/* groups that turn out to be of one profile or contest become one */
+static void
+join_groups(CdpWork *w, const ProfileRow *rows, int nrows)
+{
+	int		   *parent = palloc(w->ngroups * sizeof(int));
+	KeyIndex   *profiles = palloc(w->nidents * sizeof(KeyIndex));
+	KeyIndex   *contests = palloc(w->nidents * sizeof(KeyIndex));
+	int			np = 0,
+				nc = 0;
+
+	for (int g = 0; g < w->ngroups; g++)
+		parent[g] = g;
+	for (int i = 0; i < w->nidents; i++)
+	{
+		int			g = w->group_of[i];
+		const ProfileRow *row;
+
+		if (!w->idents[i]->known || !w->groups[g].examine)
+			continue;
+		row = find_row(rows, nrows, w->idents[i]->fragment_id);
+		if (row == NULL)
+			continue;
+		profiles[np++] = (KeyIndex) {row->profile_id, g};
+		if (row->contest_id)
+			contests[nc++] = (KeyIndex) {row->contest_id, g};
+	}
+	uf_join_equal(parent, profiles, np);
+	uf_join_equal(parent, contests, nc);
+	for (int g = 0; g < w->ngroups; g++)
+		w->groups[g].merged_into = uf_find(parent, g);
+}
+
+/* a candidate that brings nothing new to one uncontested profile is not examined after all */
+static void
+dismiss(CdpWork *w, CdpGroup *g, const ProfileRow *rows, int nrows, const CdpHints *hints)
+{
+	int64		profile = 0;
+
+	for (int i = 0; i < g->nidents; i++)
+	{
+		CdpIdent   *id = g->idents[i];
+		const ProfileRow *row;
+
+		if (!id->known || id->state != 'l' || id->ns->limit_window > 0)
+			return;
+		row = find_row(rows, nrows, id->fragment_id);
+		if (row == NULL || row->contest_id || (profile && profile != row->profile_id))
+			return;
+		if (cdp_hinted(hints, id->fragment_id))
+			return;
+		profile = row->profile_id;
+	}
+	for (int i = 0; i < g->nlinks; i++)
+		if (g->links[i]->kind == CDP_LINK_CALL_IDENTIFY || g->links[i]->kind == CDP_LINK_CALL_ALIAS)
+			return;
+	g->examine = false;
+}
+
+/* add every fragment of the examined groups' components to those that will be locked */
+static void
+add_components(CdpWork *w, const ProfileRow *rows, int nrows)
+{
+	int64	   *profiles = palloc(Max(nrows, 1) * sizeof(int64));
+	int64	   *contests = palloc(Max(nrows, 1) * sizeof(int64));
+	int			np = 0,
+				nc = 0,
+				n;
+	ProfileRow *members;
+
+	for (int i = 0; i < w->nidents; i++)
+	{
+		const ProfileRow *row;
+
+		if (!w->idents[i]->known || !w->groups[w->group_of[i]].examine)
+			continue;
+		row = find_row(rows, nrows, w->idents[i]->fragment_id);
+		if (row == NULL || np == nrows)
+			continue;
+		profiles[np++] = row->profile_id;
+		if (row->contest_id)
+			contests[nc++] = row->contest_id;
+	}
+	if (np == 0)
+		return;
+	n = read_profile_rows(&members_plan, profiles, np, contests, nc, &members);
+	for (int i = 0; i < n; i++)
+		cdp_work_add_fragment(w, members[i].fragment_id);
+	pfree(members);
+}
+
+/* distinct fragments, by id */
+static int
+distinct(int64 *v, int n)
+{
+	int			kept = 0;
+
+	qsort(v, n, sizeof(int64), cdp_int64_order);
+	for (int i = 0; i < n; i++)
+		if (i == 0 || v[i] != v[kept - 1])
+			v[kept++] = v[i];
+	return kept;
+}
+
+static void
+examine_candidates(CdpWork *w, const CdpHints *hints)
+{
+	int64	   *fragments;
+	int			n = candidate_fragments(w, &fragments);
+	ProfileRow *rows;
+	int			nrows;
+
+	n = distinct(fragments, n);
+	if (n == 0)
+		return;
+	nrows = read_profile_rows(&fragments_plan, fragments, n, fragments, 0, &rows);
+	qsort(rows, nrows, sizeof(ProfileRow), row_by_fragment);
+	for (int g = 0; g < w->ngroups; g++)
+		if (w->groups[g].examine)
+			dismiss(w, &w->groups[g], rows, nrows, hints);
+	join_groups(w, rows, nrows);
+	add_components(w, rows, nrows);
+}
+
+/* choose the fragment that new identifiers of a group are born in */
+static void
+choose_home(CdpWork *w, CdpGroup *g)
+{
+	for (int i = 0; i < g->nidents; i++)
+		if (g->idents[i]->known && (g->home == 0 || g->idents[i]->fragment_id < g->home))
+			g->home = g->idents[i]->fragment_id;
+	if (g->home == 0)
+		g->home = create_fragment(w)->fragment_id;
+}
+
+static void
+plan_groups(CdpWork *w, const CdpHints *hints)
+{
+	bool		any = false;
+
+	cut_groups(w, tie_together(w));
+	for (int g = 0; g < w->ngroups; g++)
+		any |= w->groups[g].examine = is_candidate(&w->groups[g], hints);
+	if (any)
+		examine_candidates(w, hints);
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpGroup   *g = &w->groups[w->group_of[i]];
+
+		if (w->idents[i]->known)
+		{
+			g->has_known = true;
+			cdp_work_add_fragment(w, w->idents[i]->fragment_id);
+		}
+		else
+			g->has_new = true;
+	}
+	for (int g = 0; g < w->ngroups; g++)
+		if (w->groups[g].has_new)
+			choose_home(w, &w->groups[g]);
+}
+
+/* ---------------------------------------------------------------- 3: insert */
+
+static void
+fill_identifier(CdpWork *w, CdpIdent *id, TupleTableSlot *row)
+{
+	Datum	   *v = row->tts_values;
+
+	v[IDENTIFIER_ID] = Int64GetDatum(id->hash);
+	v[IDENTIFIER_FRAGMENT] = Int64GetDatum(id->fragment_id);
+	v[IDENTIFIER_CHECK] = Int32GetDatum(id->check);
+	v[IDENTIFIER_WORKSPACE] = Int32GetDatum(w->workspace_id);
+	v[IDENTIFIER_FIRST_DAY] = DateADTGetDatum(cdp_day_of(id->first_at));
+	v[IDENTIFIER_LAST_DAY] = DateADTGetDatum(cdp_day_of(id->last_at));
+	v[IDENTIFIER_NAMESPACE] = Int16GetDatum(id->ns->id);
+	v[IDENTIFIER_STATE] = CharGetDatum('l');
+	row->tts_isnull[IDENTIFIER_ALONE_AT] = row->tts_isnull[IDENTIFIER_ALONE_MESSAGE] = id->alone.at == CDP_NO_TIME;
+	if (id->alone.at != CDP_NO_TIME)
+	{
+		v[IDENTIFIER_ALONE_AT] = TimestampTzGetDatum(id->alone.at);
+		v[IDENTIFIER_ALONE_MESSAGE] = cdp_text(id->alone.message_id);
+	}
+	v[IDENTIFIER_VALUE] = cdp_text(id->value);
+}
+
+static void
+insert_missing(CdpWork *w)
+{
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpIdent   *id = w->idents[i];
+
+		if (id->known)
+			continue;
+		id->fragment_id = w->groups[w->group_of[i]].home;
+		fill_identifier(w, id, cdp_rel_new(w->identifier));
+	}
+	cdp_rel_flush(w->identifier);
+}
+
+/* ---------------------------------------------------------------- 4: lock */
+
+static int
+fragment_by_id(const void *pa, const void *pb)
+{
+	int64		a = (*(CdpFragment *const *) pa)->fragment_id;
+	int64		b = (*(CdpFragment *const *) pb)->fragment_id;
+
+	return (a > b) - (a < b);
+}
+
+/* could the snapshot see the version that is in the slot? */
+static bool
+seen_by(CdpWork *w, TupleTableSlot *row)
+{
+	HeapTuple	tuple = ((HeapTupleTableSlot *) row)->tuple;
+	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+
+	if (TransactionIdPrecedes(xmin, w->snapshot->xmin))
+		return true;
+	return table_tuple_satisfies_snapshot(w->profile->rel, row, w->snapshot);
+}
+
+static void
+take_profile(CdpWork *w, CdpFragment *f)
+{
+	TupleTableSlot *row = w->profile->row;
+	Datum	   *v = row->tts_values;
+
+	slot_getallattrs(row);
+	f->tid = row->tts_tid;
+	f->stable = seen_by(w, row);
+	f->profile_id = DatumGetInt64(v[PROFILE_ID]);
+	f->contest_id = DatumGetInt64(v[PROFILE_CONTEST]);
+	f->event_count = DatumGetInt64(v[PROFILE_EVENT_COUNT]);
+	f->months = DatumGetInt64(v[PROFILE_MONTHS]);
+	f->first_seen = DatumGetTimestampTz(v[PROFILE_FIRST_SEEN]);
+	f->last_seen = DatumGetTimestampTz(v[PROFILE_LAST_SEEN]);
+	f->eval_at = DatumGetTimestampTz(v[PROFILE_EVAL_AT]);
+	f->next_due = DatumGetTimestampTz(v[PROFILE_NEXT_DUE]);
+}
+
+static bool
+lock_fragments(CdpWork *w)
+{
+	qsort(w->fragments, w->nfragments, sizeof(CdpFragment *), fragment_by_id);
+	cdp_rel_look(w->profile, GetLatestSnapshot());
+	for (int i = 0; i < w->nfragments; i++)
+	{
+		CdpFragment *f = w->fragments[i];
+		Datum		key = Int64GetDatum(f->fragment_id);
+
+		if (f->created)
+			continue;
+		if (!cdp_rel_find(w->profile, &key, 1) || !cdp_rel_lock(w->profile))
+			return false;
+		take_profile(w, f);
+	}
+	return true;
+}
+
+/* ---------------------------------------------------------------- 5, 6: look again */
+
+/* identifiers of fragments that changed since S1 are where they were? */
+static bool
+identifiers_stayed(CdpWork *w)
+{
+	bool		looked = false;
+
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpIdent   *id = w->idents[i];
+		Datum		key = Int64GetDatum(id->hash);
+
+		if (!id->known || cdp_work_fragment(w, id->fragment_id)->stable)
+			continue;
+		if (!looked)
+			cdp_rel_look(w->identifier, GetLatestSnapshot());
+		looked = true;
+		if (!cdp_rel_find(w->identifier, &key, 1))
+			return false;
+		slot_getallattrs(w->identifier->row);
+		if (DatumGetInt64(w->identifier->row->tts_values[IDENTIFIER_FRAGMENT]) != id->fragment_id ||
+			DatumGetChar(w->identifier->row->tts_values[IDENTIFIER_STATE]) != id->state)
+			return false;
+		take_row(w, id);
+	}
+	return true;
+}
+
+/* a component that is examined must not have changed since it was found */
+static bool
+components_stayed(CdpWork *w)
+{
+	for (int i = 0; i < w->nidents; i++)
+		if (w->idents[i]->known && w->groups[w->group_of[i]].examine &&
+			!cdp_work_fragment(w, w->idents[i]->fragment_id)->stable)
+			return false;
+	return true;
+}
+
+static void
+look_up_links(CdpWork *w)
+{
+	cdp_rel_look(w->link, GetLatestSnapshot());
+	for (int i = 0; i < w->nlinks; i++)
+	{
+		CdpLink    *link = w->links[i];
+		Datum		key[4] = {Int64GetDatum(link->members[0]->hash), Int64GetDatum(link->link_id),
+		Int32GetDatum(w->batch->source->id), CharGetDatum(link->kind)};
+		text	   *t;
+
+		if (!link->members[0]->known || !cdp_rel_find(w->link, key, 4))
+			continue;
+		slot_getallattrs(w->link->row);
+		t = DatumGetTextPCopy(w->link->row->tts_values[LINK_FIRST_MESSAGE]);
+		link->known = true;
+		link->stored_first.at = DatumGetTimestampTz(w->link->row->tts_values[LINK_FIRST_AT]);
+		link->stored_first.message_id = (CdpStr) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
+		link->stored_last = DatumGetTimestampTz(w->link->row->tts_values[LINK_LAST_AT]);
+	}
+}
+
+/* does the group bring evidence that a fold in order would notice? */
+static bool
+brings_evidence(const CdpGroup *g)
+{
+	for (int i = 0; i < g->nlinks; i++)
+		if (!g->links[i]->known || cdp_moment_cmp(&g->links[i]->first, &g->links[i]->stored_first) < 0)
+			return true;
+	for (int i = 0; i < g->nidents; i++)
+		if (cdp_moment_cmp(&g->idents[i]->alone, &g->idents[i]->stored_alone) < 0)
+			return true;
+	return false;
+}
+
+/* groups that were thought harmless but belong to a contested component */
+static bool
+hint_contested(CdpWork *w, CdpHints *hints)
+{
+	bool		any = false;
+
+	for (int i = 0; i < w->ngroups; i++)
+	{
+		CdpGroup   *g = &w->groups[i];
+		CdpFragment *f;
+
+		if (g->examine || !g->has_known)
+			continue;
+		f = cdp_work_fragment(w, g->idents[0]->fragment_id);
+		if (f == NULL || f->contest_id == 0 || !brings_evidence(g))
+			continue;
+		cdp_hint(hints, f->fragment_id);
+		any = true;
+	}
+	return any;
+}
+
+/* ---------------------------------------------------------------- the stage */
+
+static void
+index_fragments(CdpWork *w)
+{
+	w->by_id = palloc(sizeof(struct CdpFragmentIndex));
+	w->by_id->hash = fragment_hash_create(w->cxt, Max(w->nevents, 16), NULL);
+}
+
+CdpTry
+cdp_resolve(CdpWork *w, CdpHints *hints)
+{
+	index_fragments(w);
+	collect(w);
+	w->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (!look_up(w))
+		return CDP_TRY_AGAIN;
+	plan_groups(w, hints);
+	insert_missing(w);
+	CommandCounterIncrement();
+	if (!lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w))
+		return CDP_TRY_AGAIN;
+	look_up_links(w);
+	if (hint_contested(w, hints))
+		return CDP_TRY_AGAIN;
+	cdp_settle_components(w);
+	return CDP_TRY_DONE;
+}

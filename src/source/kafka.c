@@ -1,0 +1,901 @@
+/*
+ * kafka.c: the door to Kafka, built as cdp_kafka.so, which only source workers
+ * load.  Nothing else in the project includes librdkafka.
+ *
+ * Threads.  librdkafka runs threads of its own; they block all signals and run
+ * nothing of ours: errors and log lines are queued by the library and handed
+ * to our callbacks inside kafka_poll(), in the worker's thread.  Nothing here
+ * calls into the server, throws or pallocs; memory is malloc's.  A handle is
+ * made after the fork and belongs to one process.
+ *
+ * What is read.  Partitions are assigned by us, from positions that the caller
+ * keeps in its own tables: no group is joined, nothing is committed to Kafka,
+ * and a position that the broker no longer has is an error, never a jump
+ * (auto.offset.reset = error).  Transactions that were aborted are skipped
+ * (isolation.level = read_committed).
+ *
+ * Positions.  The offsets of a partition have holes: control records, aborted
+ * and compacted ones.  The position is therefore last + 1 while there is more,
+ * and the offset of the library's end-of-partition event once the end is
+ * reached; the event lies in the queue behind the messages that it follows and
+ * dies with their assignment, so a position never passes a message that was
+ * not handed out.  It comes with the next answer of the broker, up to
+ * fetch.wait.max.ms after the last message, and also when poll returns none.
+ *
+ * Memory.  A body is the library's own buffer, kept from poll to release.  The
+ * library fetches ahead until queued.min.messages or queued.max.messages.kbytes
+ * wait, and then one more answer of each broker comes, which was limited by its
+ * compressed size: 16-byte messages compressed 60-fold make 200 MB of 512 kB.
+ * A single message may be bigger than all this; the broker sends it alone.
+ *
+ * Blocking.  No call lasts longer than CALL_MS: what the broker has not
+ * answered by then is an error "timed out", and the caller asks again.  A
+ * broker answers the requests of a connection one after the other, and a Fetch
+ * waits there for messages, so questions have a handle, and connections, of
+ * their own.  rd_kafka_query_watermark_offsets() waits for socket.timeout.ms in
+ * librdkafka 2.0; rd_kafka_offsets_for_times() keeps its time and sends the
+ * same request.
+ *
+ * Imprecise: an out-of-range event may be older than the last assign; the
+ * caller looks at offsets() before it acts.
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <librdkafka/rdkafka.h>
+
+#include "fmgr.h"
+
+#include "source/source.h"
+
+PG_MODULE_MAGIC;
+
+#define CALL_MS				200 /* longest call, milliseconds */
+#define CLOSE_MS			1000	/* longest close; the process ends afterwards */
+#define TAKE_MESSAGES		100 /* taken from the library's queue at once */
+#define MAX_EVENTS			16	/* kept until next_error */
+#define TEXT_BYTES			512
+#define TOPIC_BYTES			250 /* Kafka allows 249 */
+
+/*
+ * Before 2.2 the library looks once a second whether a queue that was full has
+ * room again, unless something else wakes it: we do, at most this often, and
+ * only when this much was taken at once.
+ */
+#define NUDGE_MS			10
+#define NUDGE_MESSAGES		1000
+#define NUDGE_BYTES			(1024 * 1024)
+
+/* limits of what is fetched ahead; the source may choose others */
+static const char *const default_options[][2] = {
+	{"queued.min.messages", "50000"},	/* at the most, in spite of its name */
+	{"queued.max.messages.kbytes", "32768"},
+	{"message.max.bytes", "500000"},	/* only the least value of the next; messages may be bigger */
+	{"fetch.max.bytes", "524288"},	/* compressed; a bigger one is not faster */
+	{"fetch.message.max.bytes", "131072"},	/* the same of one partition */
+	{"reconnect.backoff.max.ms", "1000"},
+	{"socket.timeout.ms", "30000"},
+	{"client.id", "cdp"},
+};
+
+/* what makes it correct; set last, so that nothing overrides it */
+static const char *const fixed_options[][2] = {
+	{"enable.auto.commit", "false"},
+	{"enable.auto.offset.store", "false"},
+	{"allow.auto.create.topics", "false"},
+	{"auto.offset.reset", "error"},
+	{"isolation.level", "read_committed"},
+	{"enable.partition.eof", "true"},
+	{"log.queue", "true"},
+};
+
+/* a message that was taken from the library's queue */
+typedef struct Kept
+{
+	rd_kafka_message_t *message;
+	CdpHeader  *headers;		/* NULL: none */
+} Kept;
+
+typedef struct Assigned
+{
+	char		topic[TOPIC_BYTES];
+	int32		partition;
+	int64		next;			/* position after what was handed out */
+} Assigned;
+
+typedef struct Event
+{
+	char		topic[TOPIC_BYTES]; /* "": not about a partition */
+	int32		partition;
+	bool		fatal;
+	bool		out_of_range;
+	char		text[TEXT_BYTES];
+} Event;
+
+struct CdpConsumer
+{
+	rd_kafka_t *rk;				/* fetches */
+	rd_kafka_t *asker;			/* asks for partitions and offsets */
+	rd_kafka_queue_t *queue;
+	int			wakeup[2];		/* pipe; the library writes a byte when its queue fills */
+	bool		nudge;			/* the library needs to be woken */
+	int64		nudged_at;		/* milliseconds */
+
+	Assigned   *assigned;
+	int			nassigned;
+	rd_kafka_topic_partition_list_t *list;	/* the same, as the library wants it */
+	Assigned   *last;			/* of the message before, with its topic */
+	rd_kafka_topic_t *last_topic;
+
+	Kept	   *kept;			/* the first next_kept are handed out */
+	int			nkept,
+				next_kept,
+				max_kept;
+
+	CdpPartition *found;		/* answer of partitions() */
+	int			nfound,
+				max_found;
+
+	Event		events[MAX_EVENTS];
+	int			nevents;
+	Event		event;			/* handed out by next_error */
+	char		error[TEXT_BYTES];
+	char		last_trouble[TEXT_BYTES];	/* what the library said about brokers, until they answered */
+};
+
+PGDLLEXPORT const CdpTransport *cdp_kafka_transport(void);
+
+/* ---------------------------------------------------------------- small things */
+
+static CdpStr
+bytes_of(const void *s, size_t len)
+{
+	CdpStr		str = {s, s ? (uint32) len : 0};
+
+	return str;
+}
+
+static int64
+now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64) t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* a topic's name as the library wants it */
+static void
+copy_topic(char *topic, CdpStr name)
+{
+	snprintf(topic, TOPIC_BYTES, "%.*s", (int) name.len, name.s);
+}
+
+/* ---------------------------------------------------------------- errors and events */
+
+/* sets the text that a call returns: what failed, and why */
+static void
+set_error(CdpConsumer *c, const char **error, const char *what, const char *name,
+		  rd_kafka_resp_err_t err)
+{
+	bool		unreachable = err == RD_KAFKA_RESP_ERR__TRANSPORT ||
+		err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+
+	snprintf(c->error, sizeof(c->error), "%s \"%s\": %s%s%s", what, name, rd_kafka_err2str(err),
+			 unreachable && c->last_trouble[0] ? "; " : "",
+			 unreachable ? c->last_trouble : "");
+	*error = c->error;
+}
+
+/* a new event to fill; when there are too many, the newest is overwritten */
+static Event *
+add_event(CdpConsumer *c, const char *topic, int32 partition, const char *text)
+{
+	Event	   *e = &c->events[c->nevents < MAX_EVENTS ? c->nevents++ : MAX_EVENTS - 1];
+
+	memset(e, 0, sizeof(*e));
+	strlcpy(e->topic, topic ? topic : "", sizeof(e->topic));
+	e->partition = topic ? partition : -1;
+	strlcpy(e->text, text ? text : "unknown error", sizeof(e->text));
+	return e;
+}
+
+/* of the library, in our thread: trouble with a broker, or with everything */
+static void
+on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
+{
+	CdpConsumer *c = opaque;
+
+	strlcpy(c->last_trouble, reason ? reason : rd_kafka_err2str(err), sizeof(c->last_trouble));
+	if (rk == c->rk)
+		add_event(c, NULL, -1, c->last_trouble)->fatal = err == RD_KAFKA_RESP_ERR__FATAL;
+}
+
+/* of the library, in our thread: what it logs is told again as errors, so only stderr is spared */
+static void
+on_log(const rd_kafka_t *rk, int level, const char *facility, const char *line)
+{
+}
+
+static bool
+kafka_next_error(CdpConsumer *c, bool *fatal, CdpPartition *part, bool *out_of_range,
+				 const char **text)
+{
+	if (c->nevents == 0)
+		return false;
+	c->event = c->events[0];
+	memmove(&c->events[0], &c->events[1], --c->nevents * sizeof(Event));
+	*fatal = c->event.fatal;
+	*out_of_range = c->event.out_of_range;
+	*text = c->event.text;
+	part->topic = c->event.topic[0] ? cdp_str(c->event.topic) : CDP_STR_NONE;
+	part->partition = c->event.partition;
+	return true;
+}
+
+/* ---------------------------------------------------------------- opening and closing */
+
+/* true when the value of an option must not be shown */
+static bool
+is_secret(const char *name)
+{
+	return strstr(name, "password") || strstr(name, "secret") || strstr(name, "pem");
+}
+
+/* sets one option; false with a text in why, never with a secret in it */
+static bool
+set_option(rd_kafka_conf_t *conf, const char *name, const char *value, char *why)
+{
+	char		text[TEXT_BYTES];
+
+	if (rd_kafka_conf_set(conf, name, value, text, sizeof(text)) == RD_KAFKA_CONF_OK)
+		return true;
+	if (is_secret(name))
+		strlcpy(text, "its value is not valid", sizeof(text));
+	snprintf(why, TEXT_BYTES, "option \"%s\" of the Kafka client: %s", name, text);
+	return false;
+}
+
+static bool
+set_options(rd_kafka_conf_t *conf, const char *const (*options)[2], int noptions, char *why)
+{
+	for (int i = 0; i < noptions; i++)
+		if (!set_option(conf, options[i][0], options[i][1], why))
+			return false;
+	return true;
+}
+
+/* the configuration: our defaults, the source's options, what must be */
+static rd_kafka_conf_t *
+make_conf(CdpConsumer *c, const char *brokers, const char **names, const char **values,
+		  int noptions, char *why)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	char		ignored[TEXT_BYTES];
+	bool		ok;
+
+	ok = set_options(conf, default_options, lengthof(default_options), why);
+	c->nudge = !set_option(conf, "fetch.queue.backoff.ms", "10", ignored);
+	for (int i = 0; ok && i < noptions; i++)
+		ok = set_option(conf, names[i], values[i], why);
+	ok = ok && set_option(conf, "bootstrap.servers", brokers, why) &&
+		set_options(conf, fixed_options, lengthof(fixed_options), why);
+	if (!ok)
+	{
+		rd_kafka_conf_destroy(conf);
+		return NULL;
+	}
+	rd_kafka_conf_set_opaque(conf, c);
+	rd_kafka_conf_set_error_cb(conf, on_error);
+	rd_kafka_conf_set_log_cb(conf, on_log);
+	return conf;
+}
+
+/* starts the library, with all signals blocked in the threads it makes; uses up conf */
+static rd_kafka_t *
+start_library(rd_kafka_conf_t *conf, char *why)
+{
+	sigset_t	all,
+				before;
+	char		text[TEXT_BYTES];
+	rd_kafka_t *rk;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof(text));
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (rk == NULL)
+	{
+		rd_kafka_conf_destroy(conf);
+		snprintf(why, TEXT_BYTES, "could not start the Kafka client: %s", text);
+		return NULL;
+	}
+	rd_kafka_set_log_queue(rk, NULL);
+	return rk;
+}
+
+/* both handles of a consumer, from one configuration, which is used up */
+static bool
+start_handles(CdpConsumer *c, rd_kafka_conf_t *conf, char *why)
+{
+	c->asker = start_library(rd_kafka_conf_dup(conf), why);
+	if (c->asker == NULL)
+	{
+		rd_kafka_conf_destroy(conf);
+		return false;
+	}
+	/* the library wants a group before it assigns; nobody joins it */
+	if (!set_option(conf, "group.id", "cdp", why))
+	{
+		rd_kafka_conf_destroy(conf);
+		return false;
+	}
+	c->rk = start_library(conf, why);
+	if (c->rk == NULL)
+		return false;
+	rd_kafka_poll_set_consumer(c->rk);
+	c->queue = rd_kafka_queue_get_consumer(c->rk);
+	rd_kafka_queue_io_event_enable(c->queue, c->wakeup[1], "q", 1);
+	return true;
+}
+
+static void *
+destroy_library(void *rk)
+{
+	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	return NULL;
+}
+
+/*
+ * The library joins its threads, one of which may be resolving a name: wait
+ * until then, and leave them to the end of the process.
+ */
+static void
+stop_library(rd_kafka_t *rk, const struct timespec *until)
+{
+	sigset_t	all,
+				before;
+	pthread_t	thread;
+
+	if (rk == NULL)
+		return;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before);
+	if (pthread_create(&thread, NULL, destroy_library, rk) == 0 &&
+		pthread_timedjoin_np(thread, NULL, until) != 0)
+		pthread_detach(thread);
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+static void
+stop_handles(CdpConsumer *c)
+{
+	struct timespec until;
+
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += CLOSE_MS / 1000;
+	if (c->queue)
+	{
+		rd_kafka_queue_io_event_enable(c->queue, -1, NULL, 0);
+		rd_kafka_queue_destroy(c->queue);
+	}
+	stop_library(c->rk, &until);
+	stop_library(c->asker, &until);
+}
+
+/* gives back what was handed out, or everything that was taken */
+static void
+drop_kept(CdpConsumer *c, int n)
+{
+	for (int i = 0; i < n; i++)
+	{
+		free(c->kept[i].headers);
+		rd_kafka_message_destroy(c->kept[i].message);
+	}
+	c->nkept -= n;
+	c->next_kept = Max(c->next_kept - n, 0);
+	if (c->nkept > 0)
+		memmove(&c->kept[0], &c->kept[n], c->nkept * sizeof(Kept));
+}
+
+static void
+kafka_release(CdpConsumer *c)
+{
+	drop_kept(c, c->next_kept);
+}
+
+static void
+drop_found(CdpConsumer *c)
+{
+	/* partitions of a topic share its name */
+	for (int i = 0; i < c->nfound; i++)
+		if (i == 0 || c->found[i].topic.s != c->found[i - 1].topic.s)
+			free(unconstify(char *, c->found[i].topic.s));
+	c->nfound = 0;
+}
+
+static void
+kafka_close(CdpConsumer *c)
+{
+	if (c == NULL)
+		return;
+	drop_kept(c, c->nkept);
+	drop_found(c);
+	if (c->list)
+		rd_kafka_topic_partition_list_destroy(c->list);
+	stop_handles(c);
+	close(c->wakeup[0]);
+	close(c->wakeup[1]);
+	free(c->kept);
+	free(c->found);
+	free(c->assigned);
+	free(c);
+}
+
+/* a consumer without partitions; NULL with a text when an option is wrong.  Reaches no broker. */
+static CdpConsumer *
+kafka_open(const char *brokers, const char **option_names, const char **option_values,
+		   int noptions, const char **error)
+{
+	static char why[TEXT_BYTES];
+	CdpConsumer *c = calloc(1, sizeof(CdpConsumer));
+	rd_kafka_conf_t *conf;
+
+	*error = why;
+	strlcpy(why, "out of memory or file descriptors", sizeof(why));
+	if (c == NULL)
+		return NULL;
+	if (pipe2(c->wakeup, O_NONBLOCK | O_CLOEXEC) != 0)
+	{
+		free(c);
+		return NULL;
+	}
+	conf = make_conf(c, brokers, option_names, option_values, noptions, why);
+	if (conf == NULL || !start_handles(c, conf, why))
+	{
+		kafka_close(c);
+		return NULL;
+	}
+	*error = NULL;
+	return c;
+}
+
+static int
+kafka_wakeup_fd(CdpConsumer *c)
+{
+	return c->wakeup[0];
+}
+
+/* ---------------------------------------------------------------- what the broker knows */
+
+/* appends the partitions of one topic; the name is one copy for all */
+static bool
+add_found(CdpConsumer *c, const rd_kafka_metadata_topic_t *t)
+{
+	int			n = c->nfound + t->partition_cnt;
+	CdpPartition *found = c->found;
+	char	   *name = strdup(t->topic);
+
+	if (n > c->max_found)
+		found = realloc(c->found, n * sizeof(CdpPartition));
+	if (found)
+		c->found = found;
+	if (found == NULL || name == NULL)
+	{
+		free(name);
+		return false;
+	}
+	c->max_found = Max(n, c->max_found);
+	for (int i = 0; i < t->partition_cnt; i++)
+	{
+		c->found[c->nfound].topic = cdp_str(name);
+		c->found[c->nfound++].partition = t->partitions[i].id;
+	}
+	return true;
+}
+
+/* asks for one topic */
+static rd_kafka_resp_err_t
+find_topic(CdpConsumer *c, const char *name, int64 deadline)
+{
+	const rd_kafka_metadata_t *md;
+	rd_kafka_topic_t *topic = rd_kafka_topic_new(c->asker, name, NULL);
+	rd_kafka_resp_err_t err;
+
+	if (topic == NULL)
+		return rd_kafka_last_error();
+	err = rd_kafka_metadata(c->asker, 0, topic, &md, Max(deadline - now_ms(), 1));
+	rd_kafka_topic_destroy(topic);
+	if (err)
+		return err;
+	if (md->topic_cnt != 1)
+		err = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+	else if (md->topics[0].err)
+		err = md->topics[0].err;
+	else if (md->topics[0].partition_cnt == 0)
+		err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	else if (!add_found(c, &md->topics[0]))
+		err = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+	rd_kafka_metadata_destroy(md);
+	return err;
+}
+
+/* the answer is valid until the next call */
+static int
+kafka_partitions(CdpConsumer *c, const char **topics, int ntopics, CdpPartition **out,
+				 const char **error)
+{
+	int64		deadline = now_ms() + CALL_MS;
+
+	drop_found(c);
+	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
+	for (int i = 0; i < ntopics; i++)
+	{
+		rd_kafka_resp_err_t err = find_topic(c, topics[i], deadline);
+
+		if (err)
+		{
+			set_error(c, error, "topic", topics[i], err);
+			return -1;
+		}
+	}
+	c->last_trouble[0] = '\0';
+	*out = c->found;
+	*error = NULL;
+	return c->nfound;
+}
+
+/* start (RD_KAFKA_OFFSET_BEGINNING) or end of one partition, within half a call */
+static rd_kafka_resp_err_t
+ask_offset(CdpConsumer *c, const char *topic, int32 partition, int64 which, int64 *offset)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(list, topic, partition);
+	rd_kafka_resp_err_t err;
+
+	/* the protocol's time stamps -1 and -2 are these constants */
+	p->offset = which;
+	err = rd_kafka_offsets_for_times(c->asker, list, CALL_MS / 2);
+	if (!err)
+		err = list->elems[0].err;
+	if (!err && list->elems[0].offset < 0)
+		err = RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
+	*offset = list->elems[0].offset;
+	rd_kafka_topic_partition_list_destroy(list);
+	return err;
+}
+
+/* high is the last stable offset: everything below can be read now, or never */
+static bool
+kafka_offsets(CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
+			  const char **error)
+{
+	char		topic[TOPIC_BYTES];
+	rd_kafka_resp_err_t err;
+
+	copy_topic(topic, part->topic);
+	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
+	err = ask_offset(c, topic, part->partition, RD_KAFKA_OFFSET_BEGINNING, low);
+	if (!err)
+		err = ask_offset(c, topic, part->partition, RD_KAFKA_OFFSET_END, high);
+	*error = NULL;
+	if (err)
+		set_error(c, error, "offsets of topic", topic, err);
+	else
+		c->last_trouble[0] = '\0';
+	return !err;
+}
+
+/* ---------------------------------------------------------------- assigning */
+
+/* throws away what the library had ready for the assignment before */
+static void
+drop_queue(CdpConsumer *c)
+{
+	rd_kafka_message_t *taken[TAKE_MESSAGES];
+	ssize_t		n;
+
+	drop_kept(c, c->nkept);
+	while ((n = rd_kafka_consume_batch_queue(c->queue, 0, taken, TAKE_MESSAGES)) > 0)
+		for (ssize_t i = 0; i < n; i++)
+			rd_kafka_message_destroy(taken[i]);
+	c->last = NULL;
+}
+
+/* our own picture of the assignment, and the library's */
+static bool
+set_assigned(CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n)
+{
+	Assigned   *a = realloc(c->assigned, Max(n, 1) * sizeof(Assigned));
+
+	if (a == NULL)
+		return false;
+	c->assigned = a;
+	c->nassigned = n;
+	if (c->list)
+		rd_kafka_topic_partition_list_destroy(c->list);
+	c->list = rd_kafka_topic_partition_list_new(n);
+	for (int i = 0; i < n; i++)
+	{
+		copy_topic(a[i].topic, parts[i].topic);
+		a[i].partition = parts[i].partition;
+		a[i].next = positions[i];
+		rd_kafka_topic_partition_list_add(c->list, a[i].topic, a[i].partition)->offset = a[i].next;
+	}
+	return true;
+}
+
+/* bodies that were not released are gone afterwards, events too */
+static bool
+kafka_assign(CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n,
+			 const char **error)
+{
+	rd_kafka_resp_err_t err;
+
+	/* nothing of the old assignment may come after the new one */
+	err = rd_kafka_assign(c->rk, NULL);
+	drop_queue(c);
+	c->nevents = 0;
+	if (!err && !set_assigned(c, parts, positions, n))
+		err = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+	if (!err && n > 0)
+		err = rd_kafka_assign(c->rk, c->list);
+	*error = NULL;
+	if (err)
+		set_error(c, error, "assignment of", n > 0 ? c->list->elems[0].topic : "", err);
+	return !err;
+}
+
+/* NULL when it is not ours (any more) */
+static Assigned *
+find_assigned(CdpConsumer *c, const char *topic, int32 partition)
+{
+	for (int i = 0; i < c->nassigned; i++)
+		if (c->assigned[i].partition == partition && strcmp(c->assigned[i].topic, topic) == 0)
+			return &c->assigned[i];
+	return NULL;
+}
+
+/* the same for a message; messages come in runs of one partition */
+static Assigned *
+find_assigned_of(CdpConsumer *c, const rd_kafka_message_t *m)
+{
+	if (c->last && c->last_topic == m->rkt && c->last->partition == m->partition)
+		return c->last;
+	c->last_topic = m->rkt;
+	c->last = m->rkt ? find_assigned(c, rd_kafka_topic_name(m->rkt), m->partition) : NULL;
+	return c->last;
+}
+
+static int64
+kafka_position(CdpConsumer *c, const CdpPartition *part)
+{
+	char		topic[TOPIC_BYTES];
+	Assigned   *a;
+
+	copy_topic(topic, part->topic);
+	a = find_assigned(c, topic, part->partition);
+	return a ? a->next : -1;
+}
+
+/* ---------------------------------------------------------------- polling */
+
+/* takes the next messages of the library's queue; false: none, or no memory */
+static bool
+take(CdpConsumer *c)
+{
+	rd_kafka_message_t *taken[TAKE_MESSAGES];
+	ssize_t		n;
+
+	if (c->nkept + TAKE_MESSAGES > c->max_kept)
+	{
+		int			max = Max(c->max_kept * 2, 1024);
+		Kept	   *k = realloc(c->kept, max * sizeof(Kept));
+
+		if (k == NULL)
+			return false;
+		c->kept = k;
+		c->max_kept = max;
+	}
+	n = rd_kafka_consume_batch_queue(c->queue, 0, taken, TAKE_MESSAGES);
+	for (ssize_t i = 0; i < n; i++)
+	{
+		c->kept[c->nkept].headers = NULL;
+		c->kept[c->nkept++].message = taken[i];
+	}
+	return n > 0;
+}
+
+/* an entry of the queue that is no message: the end of a partition, or an error */
+static void
+note_message_error(CdpConsumer *c, const rd_kafka_message_t *m)
+{
+	Assigned   *a = find_assigned_of(c, m);
+	Event	   *e;
+
+	switch (m->err)
+	{
+		case RD_KAFKA_RESP_ERR__PARTITION_EOF:
+			if (a)
+				a->next = Max(a->next, m->offset);
+			break;
+
+			/* about the group, which is never used */
+		case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+		case RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE:
+		case RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS:
+		case RD_KAFKA_RESP_ERR_NOT_COORDINATOR:
+			break;
+
+		default:
+			e = add_event(c, m->rkt ? rd_kafka_topic_name(m->rkt) : NULL, m->partition,
+						  rd_kafka_message_errstr(m));
+			e->out_of_range = m->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET ||
+				m->err == RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE;
+			e->fatal = m->err == RD_KAFKA_RESP_ERR__FATAL;
+	}
+}
+
+/* the library parses headers when they are asked for */
+static void
+copy_headers(Kept *k, CdpMessage *out)
+{
+	rd_kafka_headers_t *headers;
+	size_t		n;
+
+	if (rd_kafka_message_headers(k->message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return;
+	n = rd_kafka_header_cnt(headers);
+	k->headers = n > 0 ? calloc(n, sizeof(CdpHeader)) : NULL;
+	if (k->headers == NULL)
+		return;
+	for (size_t i = 0; i < n; i++)
+	{
+		const char *name;
+		const void *value;
+		size_t		len;
+
+		if (rd_kafka_header_get_all(headers, i, &name, &value, &len) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			break;
+		k->headers[i].name = cdp_str(name);
+		k->headers[i].value = bytes_of(value, len);
+		out->nheaders++;
+	}
+	out->headers = k->headers;
+}
+
+/* milliseconds since 1970 to the server's microseconds since 2000 */
+static TimestampTz
+record_time(const rd_kafka_message_t *m, bool *log_append)
+{
+	const int64 epoch_ms = INT64CONST(946684800000);
+	rd_kafka_timestamp_type_t type;
+	int64		ms = rd_kafka_message_timestamp(m, &type);
+
+	*log_append = type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
+	if (type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE || ms < 0 ||
+		ms >= END_TIMESTAMP / 1000 + epoch_ms)
+		return CDP_NO_TIME;
+	return (ms - epoch_ms) * 1000;
+}
+
+/* fills out; false when the message is from before the last assignment */
+static bool
+hand_out(CdpConsumer *c, Kept *k, CdpMessage *out)
+{
+	rd_kafka_message_t *m = k->message;
+	Assigned   *a = find_assigned_of(c, m);
+
+	if (a == NULL || m->offset < a->next)
+		return false;
+	a->next = m->offset + 1;
+	memset(out, 0, sizeof(*out));
+	out->body = bytes_of(m->payload, m->len);
+	out->key = bytes_of(m->key, m->key_len);
+	copy_headers(k, out);
+	out->topic = cdp_str(a->topic);
+	out->partition = m->partition;
+	out->offset = m->offset;
+	out->record_time = record_time(m, &out->log_append_time);
+	return true;
+}
+
+/* see NUDGE_MS: a request whose answer nobody waits for wakes the brokers' threads */
+static void
+nudge(CdpConsumer *c, int messages, Size bytes)
+{
+	rd_kafka_topic_partition_list_t *list;
+	int64		now;
+
+	if (!c->nudge || (messages < NUDGE_MESSAGES && bytes < NUDGE_BYTES))
+		return;
+	now = now_ms();
+	if (now - c->nudged_at < NUDGE_MS)
+		return;
+	c->nudged_at = now;
+	list = rd_kafka_topic_partition_list_copy(c->list);
+	for (int i = 0; i < list->cnt; i++)
+		list->elems[i].offset = RD_KAFKA_OFFSET_END;
+	(void) rd_kafka_offsets_for_times(c->rk, list, 0);
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+static void
+drain_wakeup(CdpConsumer *c)
+{
+	char		bytes[64];
+
+	while (read(c->wakeup[0], bytes, sizeof(bytes)) > 0)
+		;
+}
+
+/* the library writes only when its queue was empty: say again that there is more */
+static void
+rearm_wakeup(CdpConsumer *c)
+{
+	if ((c->next_kept < c->nkept || rd_kafka_queue_length(c->queue) > 0) &&
+		write(c->wakeup[1], "m", 1) < 0)
+		Assert(errno == EAGAIN);	/* full: it is readable anyway */
+}
+
+/* see CdpTransport; a first message that is bigger than max_bytes is handed out alone */
+static int
+kafka_poll(CdpConsumer *c, CdpMessage *out, int max, Size max_bytes)
+{
+	Size		bytes = 0;
+	int			n = 0;
+
+	drain_wakeup(c);
+	c->last = NULL;
+	while (n < max && (c->next_kept < c->nkept || take(c)))
+	{
+		Kept	   *k = &c->kept[c->next_kept];
+
+		if (k->message->err)
+			note_message_error(c, k->message);
+		else
+		{
+			if (n > 0 && bytes + k->message->len > max_bytes)
+				break;
+			if (hand_out(c, k, &out[n]))
+			{
+				bytes += k->message->len;
+				out[n].ordinal = n + 1;
+				n++;
+			}
+		}
+		c->next_kept++;
+	}
+	rearm_wakeup(c);
+	nudge(c, n, bytes);
+	return n;
+}
+
+/* ---------------------------------------------------------------- the table */
+
+const CdpTransport *
+cdp_kafka_transport(void)
+{
+	static const CdpTransport transport = {
+		.open = kafka_open,
+		.close = kafka_close,
+		.wakeup_fd = kafka_wakeup_fd,
+		.partitions = kafka_partitions,
+		.assign = kafka_assign,
+		.offsets = kafka_offsets,
+		.poll = kafka_poll,
+		.release = kafka_release,
+		.position = kafka_position,
+		.next_error = kafka_next_error,
+	};
+
+	return &transport;
+}

@@ -1,0 +1,136 @@
+/*
+ * work.h: one attempt to apply events of a batch.
+ *
+ * The batch is decoded once; an attempt may fail (a race, a poison message)
+ * and be made again, or with half of the events.  Everything that looking at
+ * tables finds out lives in the attempt's own context.
+ */
+#ifndef CDP_WORK_H
+#define CDP_WORK_H
+
+#include "engine.h"
+#include "table.h"
+#include "identity/identity.h"
+
+#include "access/attnum.h"
+
+/* a fragment that the attempt has locked, or made */
+typedef struct CdpFragment
+{
+	int64		fragment_id;
+	bool		created;		/* not in the table yet */
+	bool		gone;			/* the row was deleted before we got the lock */
+	ItemPointerData tid;
+	/* the row, changed in place */
+	int64		profile_id,
+				contest_id,
+				event_count,
+				months;
+	TimestampTz first_seen,
+				last_seen,
+				eval_at,
+				next_due;
+	/* what the attempt does to it */
+	bool		stable;			/* locked version is the one that our first snapshot saw */
+	bool		changed;
+	bool		recompute;		/* computed again from its events, once all are stored */
+	struct CdpEvent **declared; /* events of the batch that declare traits */
+	int			ndeclared,
+				maxdeclared;
+	int			group;			/* component of the batch, -1: none */
+} CdpFragment;
+
+/* identifiers and fragments that the batch ties together */
+typedef struct CdpGroup
+{
+	CdpIdent  **idents;			/* presented in this attempt */
+	int			nidents;
+	CdpLink   **links;
+	int			nlinks;
+	bool		has_new;		/* an identifier without a row */
+	bool		has_known;
+	bool		examine;		/* may change who is who: its whole component is locked */
+	int64		home;			/* fragment of its new identifiers */
+	int			merged_into;	/* index of the group that took it in; its own: none */
+} CdpGroup;
+
+typedef struct CdpWork
+{
+	CdpBatch   *batch;
+	MemoryContext cxt;
+	int32		workspace_id;
+	const CdpPolicy *policy;
+
+	CdpEvent  **events;			/* to be stored: not duplicates; in order of the batch */
+	int			nevents;
+	CdpEvent  **moves;			/* duplicates that define earlier times (R25) */
+	int			nmoves;
+	CdpIdent  **idents;			/* distinct, by hash */
+	int			nidents;
+	CdpLink   **links;			/* distinct, by (first member, id) */
+	int			nlinks;
+	CdpGroup   *groups;
+	int			ngroups;
+	int		   *group_of;		/* per identifier index */
+
+	CdpFragment **fragments;	/* by id; the locked ones and the new ones */
+	int			nfragments,
+				maxfragments;
+	struct CdpFragmentIndex *by_id;
+
+	CdpRel	   *identifier,
+			   *link,
+			   *profile;
+	Snapshot	snapshot;		/* of the reads before the locks */
+	uint32		attempt;
+	struct CdpLeaves *seen;		/* partitions of message_seen, between check and store */
+} CdpWork;
+
+/* why an attempt did not end well */
+typedef enum CdpTry
+{
+	CDP_TRY_DONE,
+	CDP_TRY_AGAIN				/* what had to be locked grew: start again, knowing more */
+} CdpTry;
+
+/* fragments whose component must be examined whatever the plan says; survives attempts */
+typedef struct CdpHints
+{
+	int64	   *fragments;
+	int			n,
+				max;
+} CdpHints;
+
+extern void cdp_hint(CdpHints *hints, int64 fragment_id);
+extern bool cdp_hinted(const CdpHints *hints, int64 fragment_id);
+
+extern CdpFragment *cdp_work_fragment(CdpWork *w, int64 fragment_id);	/* NULL: not locked */
+extern CdpFragment *cdp_work_add_fragment(CdpWork *w, int64 fragment_id);
+extern int64 cdp_new_fragment_id(void);
+
+/* event/seen.c: drop duplicates, find conflicts and moves; later remember what was stored */
+extern void cdp_seen_check(CdpWork *w);
+extern void cdp_seen_store(CdpWork *w);
+
+/* identity/resolve.c */
+extern CdpTry cdp_resolve(CdpWork *w, CdpHints *hints);
+
+/* identity/component.c: decide who is who in the components that are examined */
+extern void cdp_settle_components(CdpWork *w);
+
+/* event/store.c */
+extern void cdp_store_events(CdpWork *w);
+extern void cdp_store_links(CdpWork *w);
+extern void cdp_store_moves(CdpWork *w);
+
+/* profile/fold.c */
+extern void cdp_fold_events(CdpWork *w);
+extern void cdp_store_profiles(CdpWork *w);
+
+/* profile/recompute.c: fragments marked so, from stored events; they must be locked */
+extern void cdp_recompute(CdpWork *w);
+
+/* profile/traits.c */
+extern void cdp_store_traits(CdpWork *w, CdpFragment *f);
+
+#endif							/* CDP_WORK_H */

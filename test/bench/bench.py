@@ -1,0 +1,219 @@
+"""Speed of cdp next to a plain COPY and to a consumer written by hand, in one run on one machine.
+
+usage: bench.py [--events N] [--people N] [--runs N] [--grow N] [--full] [--only NAME,...]
+
+R is COPY of the messages into one jsonb column without index.  Everything is
+measured against the same server and broker, both on this machine, with fsync,
+full_page_writes and wal_level = replica; the topic is produced before the clock
+starts; each measurement has a fresh database and a checkpoint behind it; the
+median of the runs counts.  --full means --grow 20000000.
+"""
+import argparse
+import os
+import statistics
+import sys
+import time
+
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(HERE, '..', 'lib'))
+import broker    # noqa: E402
+import latency   # noqa: E402
+import machine   # noqa: E402
+import postgres  # noqa: E402
+import workload  # noqa: E402
+
+TOPIC = 'bench'
+PARTITIONS = 4
+STEP = 1_000_000                # events per step while the database grows
+QUIET_EVENTS = 400
+WAIT = '1 hour'
+CSV = "WITH (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
+GOALS = {'kafka, one worker': 0.35}
+
+
+class Bench:
+    """Servers, events, and the results by name."""
+
+    def __init__(self, arguments):
+        self.arguments = arguments
+        self.directory = machine.fresh_directory('bench')
+        self.server = postgres.Server(
+            postgres.installation(), self.directory, shared_buffers='1GB', max_wal_size='8GB', fsync='on',
+            full_page_writes='on', wal_level='replica', checkpoint_timeout='30min').start()
+        self.kafka = broker.Kafka(self.directory).start()
+        self.file = os.path.join(self.directory, 'lines')
+        self.seconds = {}
+        self.facts = {}
+
+    def produce(self, topic, first, count, path=None):
+        """A topic with the given events, and the same lines in a file."""
+        self.kafka.create_topic(topic, PARTITIONS)
+        producer = self.kafka.producer(compression__type='lz4', linger__ms=50, enable__idempotence=False)
+        with open(path or os.devnull, 'wb') as f:
+            for key, line in workload.lines(first, count, self.arguments.people):
+                producer.send(topic, line, key)
+                f.write(line + b'\n')
+            size = f.tell()
+        producer.flush(600)
+        return size
+
+    def timed(self, name, function):
+        """Measure one run after a checkpoint."""
+        self.server.rows('CHECKPOINT', dbname='postgres')
+        began = time.monotonic()
+        function()
+        taken = time.monotonic() - began
+        self.seconds.setdefault(name, []).append(taken)
+        print(f'  {name:34} {taken:8.2f} s  {self.arguments.events / taken:10,.0f} events/s', flush=True)
+
+    def database(self, name='bench', setup=True):
+        """A fresh database in place of the last one."""
+        self.server.rows(f'DROP DATABASE IF EXISTS {name} WITH (FORCE)', dbname='postgres')
+        self.server.create_database(name, setup)
+
+    def value(self, sql, *values):
+        """The only value of a statement."""
+        return self.server.value(sql, *values, dbname='bench')
+
+    def consume(self, source, workers, topic=TOPIC):
+        """Create a source and wait until it has consumed the topic."""
+        self.value('SELECT cdp.create_source(%s, brokers => %s, topics => %s, workers => %s)', source,
+                   self.kafka.address, [topic], workers)
+        if not self.value('SELECT cdp.wait_for_source(%s, %s)', source, WAIT):
+            raise RuntimeError(f"{source} did not catch up: {self.server.rows('SELECT * FROM cdp.source_status', dbname='bench')}")
+
+    def expect(self, events):
+        """A speed counts only if the work was done."""
+        stored = self.value('SELECT count(*) FROM cdp.event')
+        if stored != events:
+            raise RuntimeError(f'{stored} events are stored, not {events}')
+
+
+def plain_copy(bench):
+    """R."""
+    bench.database(setup=False)
+    bench.value('CREATE TABLE r (body jsonb)')
+    bench.timed('R: COPY into one jsonb column', lambda: bench.value(f"COPY r FROM '{bench.file}' {CSV}"))
+
+
+def kafka_one(bench):
+    """One worker; its memory and WAL; then the replay of everything over the same data."""
+    bench.database()
+    wal = bench.value('SELECT pg_current_wal_lsn()')
+    bench.timed('kafka, one worker', lambda: bench.consume('one', 1))
+    bench.expect(bench.arguments.events)
+    bench.facts['WAL bytes per event'] = round(bench.value(
+        'SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)', wal) / bench.arguments.events)
+    bench.facts['RssAnon of the worker afterwards, MB'] = max(
+        machine.anonymous_memory(pid) for pid in bench.server.pids('cdp source', 'bench')) // 2 ** 20
+    bench.facts['database bytes per event'] = bench.value("SELECT pg_database_size('bench')") // bench.arguments.events
+    bench.timed('replay of everything', lambda: bench.consume('again', 1))
+    bench.expect(bench.arguments.events)
+
+
+def kafka_two(bench):
+    """Two workers."""
+    bench.database()
+    bench.timed('kafka, two workers', lambda: bench.consume('two', 2))
+    bench.expect(bench.arguments.events)
+
+
+def inbox(bench):
+    """COPY through SQL."""
+    bench.database()
+    bench.timed('COPY into cdp.inbox', lambda: bench.value(f"COPY cdp.inbox (message) FROM '{bench.file}' {CSV}"))
+    bench.expect(bench.arguments.events)
+
+
+def by_hand(bench):
+    """The consumer in Python."""
+    bench.database(setup=False)
+    bench.timed('consumer in Python', lambda: machine.run(
+        ['/usr/bin/python3', os.path.join(HERE, 'consumer.py'), bench.kafka.address, TOPIC,
+         bench.server.conninfo('bench'), str(bench.arguments.events)]))
+
+
+def quiet(bench):
+    """Produced to visible at 20 events a second."""
+    bench.database()
+    bench.kafka.create_topic('quiet', PARTITIONS)
+    bench.consume('quiet', 1, 'quiet')
+    producer = bench.kafka.producer(linger__ms=0)
+    latency.measure(bench.server, producer, 'quiet', 20, 'warm', 'bench')
+    taken = latency.measure(bench.server, producer, 'quiet', QUIET_EVENTS, dbname='bench')
+    for p in (50, 99):
+        bench.facts[f'produced to visible at 20 events/s, p{p}, ms'] = round(latency.percentile(taken, p), 1)
+
+
+def grow(bench):
+    """Cost of an event while the database grows, in steps of a million."""
+    bench.database()
+    steps = max(2, bench.arguments.grow // STEP)
+    taken = []
+    for step in range(steps):
+        topic = f'grow{step}'
+        bench.produce(topic, (step + 1) * 10 ** 8, STEP)
+        bench.server.rows('CHECKPOINT', dbname='postgres')
+        began = time.monotonic()
+        bench.consume(topic, 1, topic)
+        taken.append(time.monotonic() - began)
+        bench.kafka.delete_topic(topic)
+        bench.value('SELECT cdp.drop_source(%s)', topic)
+        print(f'  growing: {(step + 1) * STEP:12,} events stored, the last million took {taken[-1]:.1f} s', flush=True)
+    bench.facts[f'cost per event at {steps} M stored against at 1 M'] = round(taken[-1] / taken[0], 2)
+
+
+MEASUREMENTS = {'copy': plain_copy, 'one': kafka_one, 'two': kafka_two, 'inbox': inbox, 'hand': by_hand}
+ONCE = {'quiet': quiet, 'grow': grow}
+
+
+def report(bench):
+    """The table, and the ratios that have a goal."""
+    medians = {name: statistics.median(taken) for name, taken in bench.seconds.items()}
+    base = next((taken for name, taken in medians.items() if name.startswith('R:')), None)
+    print(f'\n{"":50} {"events/s":>10} {"of R":>6} {"runs, s":>24}')
+    for name, taken in medians.items():
+        ratio = f'{base / taken:.2f}' if base else ''
+        runs = ' '.join(f'{seconds:.1f}' for seconds in bench.seconds[name])
+        print(f'{name:50} {bench.arguments.events / taken:10,.0f} {ratio:>6} {runs:>24}')
+    for name, value in bench.facts.items():
+        print(f'{name:50} {value:>10,}')
+    for name, goal in GOALS.items():
+        if base and name in medians:
+            print(f'{name}: {base / medians[name]:.2f} R, the goal is {goal} R')
+
+
+def main():
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--events', type=int, default=1_000_000)
+    parser.add_argument('--people', type=int, default=100_000)
+    parser.add_argument('--runs', type=int, default=3)
+    parser.add_argument('--grow', type=int, default=3_000_000)
+    parser.add_argument('--full', action='store_true')
+    parser.add_argument('--only', default=','.join([*MEASUREMENTS, *ONCE]))
+    arguments = parser.parse_args()
+    if arguments.full:
+        arguments.grow = 20_000_000
+    chosen = arguments.only.split(',')
+    bench = Bench(arguments)
+    size = bench.produce(TOPIC, 0, arguments.events, bench.file)
+    print(f'{arguments.events:,} events of {size / arguments.events:.0f} bytes, {arguments.people:,} people, {PARTITIONS} partitions,'
+          f' {os.cpu_count()} cores', flush=True)
+    for run in range(arguments.runs):
+        print(f'run {run + 1} of {arguments.runs}')
+        for name, function in MEASUREMENTS.items():
+            if name in chosen:
+                function(bench)
+    for name, function in ONCE.items():
+        if name in chosen:
+            function(bench)
+    report(bench)
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except RuntimeError as e:
+        print(e, file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,159 @@
+"""A private Apache Kafka: one node in KRaft mode on free loopback ports."""
+import glob
+import logging
+import os
+import subprocess
+import time
+
+import confluent_kafka
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+
+import machine
+import tap
+
+VERSION = '3.9.1'
+JARS = os.path.join(machine.CACHE, 'kafka-' + VERSION)
+START_SECONDS = 60
+REQUEST_SECONDS = 10
+CLUSTER_ID = 'AAAAAAAAQACAAAAAAAAAAQ'
+# a killed broker may come back when its session has timed out
+PROPERTIES = '''process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{controller}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+controller.listener.names=CONTROLLER
+inter.broker.listener.name=PLAINTEXT
+log.dirs={directory}/kafka
+offsets.topic.replication.factor=1
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+auto.create.topics.enable=false
+message.max.bytes=4194304
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=250
+log.retention.check.interval.ms=500
+'''
+
+
+class Kafka:
+    """One broker; its log outlives kill() and start()."""
+
+    def __init__(self, directory):
+        if not glob.glob(JARS + '/kafka_2.13-*.jar'):
+            raise RuntimeError(f'no Kafka in {JARS}: test/run/prepare kafka fetches it')
+        self.port = machine.free_port()
+        self.address = f'127.0.0.1:{self.port}'
+        self.log = os.path.join(directory, 'kafka.log')
+        self.properties = os.path.join(directory, 'kafka.properties')
+        self.process = None
+        with open(self.properties, 'w', encoding='ascii') as f:
+            f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory))
+        machine.run([*self.java(), 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties])
+        tap.on_failure(lambda: tap.show_end_of(self.log, 20))
+
+    @staticmethod
+    def java():
+        """Command line up to the class."""
+        return [machine.java(), '-Xmx512m', '-cp', JARS + '/*']
+
+    def start(self):
+        """Start the broker and wait until it answers."""
+        self.process = machine.start([*self.java(), 'kafka.Kafka', self.properties], self.log)
+        tap.wait_for(self.answers, 'broker answers', START_SECONDS)
+        return self
+
+    def answers(self):
+        """True when the broker tells its metadata; raises when it has ended."""
+        if self.process.poll() is not None:
+            raise RuntimeError(f'broker ended with {self.process.returncode}, see {self.log}')
+        try:
+            return bool(self.admin().list_topics(timeout=1).brokers)
+        except confluent_kafka.KafkaException:
+            return False
+
+    def kill(self):
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def admin(self):
+        """An administration client."""
+        return AdminClient({'bootstrap.servers': self.address, 'log_level': 0, 'logger': _quiet()})
+
+    def create_topic(self, name, partitions=4, **config):
+        """Create a topic (config: dots as double underscores) and wait until its leaders are there."""
+        topic = NewTopic(name, partitions, 1, config={k.replace('__', '.'): str(v) for k, v in config.items()})
+        admin = self.admin()        # kept until the answer is there: its end would end the request
+        admin.create_topics([topic])[name].result(REQUEST_SECONDS)
+        self._wait_for_partitions(name, partitions)
+
+    def add_partitions(self, name, total):
+        """Raise the number of partitions."""
+        admin = self.admin()
+        admin.create_partitions([NewPartitions(name, total)])[name].result(REQUEST_SECONDS)
+        self._wait_for_partitions(name, total)
+
+    def delete_topic(self, name):
+        """Delete a topic; its files go a moment later."""
+        admin = self.admin()
+        admin.delete_topics([name])[name].result(REQUEST_SECONDS)
+
+    def _wait_for_partitions(self, name, count):
+        def leaders():
+            topic = self.admin().list_topics(name, timeout=REQUEST_SECONDS).topics[name]
+            return [p for p in topic.partitions.values() if p.leader >= 0]
+        tap.wait_for(leaders, f'leaders of {name}', good=lambda found: len(found) == count)
+
+    def producer(self, **config):
+        """A producer that fails loudly; dots of the options as double underscores."""
+        return Producer(self.address, {k.replace('__', '.'): v for k, v in config.items()})
+
+
+class Producer:
+    """confluent_kafka's producer, whose failed deliveries raise in flush()."""
+
+    def __init__(self, address, config):
+        self.failed = []
+        self.sent = 0
+        self.client = confluent_kafka.Producer({
+            'bootstrap.servers': address, 'linger.ms': 5, 'enable.idempotence': True, 'logger': _quiet(),
+            'message.timeout.ms': 120000, 'queue.buffering.max.kbytes': 131072, 'message.max.bytes': 4000000, **config})
+
+    def _delivered(self, error, _message):
+        if error:
+            self.failed.append(str(error))
+
+    def send(self, topic, value, key=None, **arguments):
+        """Queue one record, waiting while the queue is full."""
+        while True:
+            try:
+                self.client.produce(topic, value, key, on_delivery=self._delivered, **arguments)
+                self.sent += 1
+                break
+            except BufferError:
+                self.client.poll(0.1)
+        self.client.poll(0)
+
+    def flush(self, seconds=120):
+        """Wait until the broker has everything."""
+        deadline = time.monotonic() + seconds
+        while self.client.flush(1):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f'{len(self.client)} records not delivered')
+        if self.failed:
+            raise RuntimeError(f'{len(self.failed)} records failed, the first: {self.failed[0]}')
+
+
+def _quiet():
+    """librdkafka's complaints while a broker is down are expected."""
+    logger = logging.getLogger('librdkafka')
+    logger.setLevel(logging.CRITICAL)
+    logger.propagate = False
+    return logger
+
+
+def kcat(address, *arguments, stdin=None):
+    """Run kcat to its end."""
+    return subprocess.run(['kcat', '-b', address, *arguments], input=stdin, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, check=True).stdout

@@ -1,0 +1,149 @@
+"""The machine under a test: directories, ports, users, processes.
+
+A program that uses this module leaves nothing behind: every process that it
+started with start() is killed, and its fresh directory removed, when it ends,
+also by a signal.  A process that outlives even SIGKILL of the program is
+prevented by PR_SET_PDEATHSIG.
+"""
+import atexit
+import ctypes
+import glob
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+ROOT = os.path.realpath(os.path.join(os.path.dirname(__file__), '..', '..'))
+CACHE = os.path.join(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache'), 'cdp')
+DATA = os.path.join(ROOT, 'test', 'data')
+
+# PostgreSQL refuses to run as root
+SERVER_USER = 'postgres' if os.geteuid() == 0 else None
+
+PR_SET_PDEATHSIG = 1
+STOP_SECONDS = 20
+
+_libc = ctypes.CDLL(None)
+_processes = []
+_directories = []
+_outlives = False
+
+
+def _end_by_signal(signum, _frame):
+    sys.exit(128 + signum)
+
+
+def _die_with_parent():
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def let_outlive():
+    """What is started from now on goes on after this program has ended: the servers of the demo."""
+    global _outlives
+    _outlives = True
+
+
+def stop_all():
+    """End every process that start() began and remove the directories; called at exit."""
+    for process in reversed(_processes):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    _processes.clear()
+    if os.environ.get('CDP_KEEP'):
+        print('# kept: ' + ' '.join(_directories), file=sys.stderr)
+        return
+    for directory in _directories:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def fresh_directory(name):
+    """A new directory that the server's user owns; removed at exit unless CDP_KEEP is set."""
+    if not _directories:
+        for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, _end_by_signal)
+        atexit.register(stop_all)
+    directory = tempfile.mkdtemp(prefix=f'cdp-{name}-')
+    os.chmod(directory, 0o755)
+    give_to_server(directory)
+    _directories.append(directory)
+    return directory
+
+
+def give_to_server(path):
+    """Let the user that runs the servers own a file or directory."""
+    if SERVER_USER:
+        shutil.chown(path, SERVER_USER)
+
+
+def as_server_user():
+    """Arguments for subprocess that run a command as the user of the servers."""
+    if not SERVER_USER:
+        return {}
+    account = pwd.getpwnam(SERVER_USER)
+    environment = {**os.environ, 'HOME': account.pw_dir, 'USER': SERVER_USER}
+    return {'user': account.pw_uid, 'group': account.pw_gid, 'extra_groups': [], 'env': environment}
+
+
+def start(command, log, **arguments):
+    """Start a process of its own group whose output goes to the end of a file."""
+    with open(log, 'ab') as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+                                   start_new_session=True, preexec_fn=None if _outlives else _die_with_parent,
+                                   **arguments)
+    if not _outlives:
+        _processes.append(process)
+    return process
+
+
+def run(command, **arguments):
+    """Run a command to its end and return its output; raise with that output when it fails."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                          text=True, errors='replace', **arguments)
+    if done.returncode:
+        raise RuntimeError(f'{" ".join(command)} ended with {done.returncode}:\n{done.stdout}')
+    return done.stdout
+
+
+def free_port():
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def process_children(pid):
+    """Process ids of the direct children."""
+    try:
+        with open(f'/proc/{pid}/task/{pid}/children', encoding='ascii') as f:
+            return [int(child) for child in f.read().split()]
+    except FileNotFoundError:
+        return []
+
+
+def process_lives(pid):
+    """False when the process has ended, a zombie included."""
+    try:
+        with open(f'/proc/{pid}/stat', encoding='utf-8', errors='replace') as f:
+            return f.read().rsplit(')', 1)[1].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def anonymous_memory(pid):
+    """RssAnon of a process in bytes."""
+    with open(f'/proc/{pid}/status', encoding='ascii', errors='replace') as f:
+        for line in f:
+            if line.startswith('RssAnon:'):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def java():
+    """The Java 17 that Kafka 3.9 was made for, where there is one."""
+    found = sorted(glob.glob('/usr/lib/jvm/java-17*/bin/java'))
+    return found[0] if found else 'java'

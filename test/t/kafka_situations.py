@@ -1,0 +1,198 @@
+"""What topics and brokers do on an ordinary day, with the real broker."""
+import datetime
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import broker    # noqa: E402
+import machine   # noqa: E402
+import postgres  # noqa: E402
+import segment   # noqa: E402
+import tap       # noqa: E402
+
+UTC = datetime.timezone.utc
+BIG = 900 * 1000
+
+
+class World:
+    """One server and one broker for all checks; each check has its own topic and source."""
+
+    def __init__(self):
+        directory = machine.fresh_directory('kafka')
+        self.server = postgres.Server(postgres.installation(), directory).start()
+        self.server.create_database()
+        self.kafka = broker.Kafka(directory).start()
+
+    def source(self, name, **arguments):
+        """A source of the topic of the same name."""
+        values = {'brokers': self.kafka.address, 'topics': [name], **arguments}
+        named = ''.join(f', {key} => %s' for key in values)
+        self.server.rows(f'SELECT cdp.create_source(%s{named})', name, *values.values())
+
+    def caught_up(self, name, what):
+        """The source has consumed all there is."""
+        tap.ok(self.server.value("SELECT cdp.wait_for_source(%s, '60 s')", name), what,
+               self.server.rows('SELECT * FROM cdp.source_status WHERE source = %s', name))
+
+    def ids(self, topic):
+        """Message ids stored from a topic, sorted."""
+        return [row[0] for row in self.server.rows(
+            'SELECT message_id FROM cdp.event WHERE topic = %s ORDER BY message_id COLLATE "C"', topic)]
+
+    def send(self, topic, ids, producer=None, **arguments):
+        """Produce one track call for each id."""
+        producer = producer or self.kafka.producer()
+        for message_id in ids:
+            producer.send(topic, segment.encode(segment.track(message_id, userId='u-' + message_id)), **arguments)
+        producer.flush()
+
+
+def topic_created_later(world):
+    """A source may be made before its topic."""
+    world.source('later')
+    tap.ok(not world.server.value("SELECT cdp.wait_for_source('later', '2 s')"), 'an absent topic means waiting, then false')
+    world.kafka.create_topic('later', 2)
+    world.send('later', ['later-1', 'later-2', 'later-3'])
+    world.caught_up('later', 'the topic is consumed when it has been created')
+    tap.same(world.ids('later'), ['later-1', 'later-2', 'later-3'], 'all its messages are stored')
+
+
+def partitions_added(world):
+    """New partitions are picked up by the worker whose number they have."""
+    world.kafka.create_topic('wider', 2)
+    world.source('wider', workers=2)
+    expected = []
+    for partition in range(2):
+        world.send('wider', [f'wider-{partition}'], partition=partition)
+        expected.append(f'wider-{partition}')
+    world.caught_up('wider', 'two partitions are consumed')
+    world.kafka.add_partitions('wider', 5)
+    producer = world.kafka.producer()
+    for partition in range(2, 5):
+        world.send('wider', [f'wider-{partition}'], producer, partition=partition)
+        expected.append(f'wider-{partition}')
+    tap.wait_for(lambda: world.ids('wider'), 'events of the new partitions', good=lambda ids: ids == expected)
+    tap.same([row[0] for row in world.server.rows(
+        "SELECT \"partition\" FROM cdp.source_status WHERE source = 'wider' ORDER BY 1")], [0, 1, 2, 3, 4],
+        'added partitions appear in the status')
+
+
+def null_values(world):
+    """A record without a value says nothing about anybody, and is not an error."""
+    world.kafka.create_topic('nulls', 1)
+    world.source('nulls')
+    producer = world.kafka.producer()
+    producer.send('nulls', None, key=b'k')
+    producer.send('nulls', segment.encode(segment.track('nulls-1', userId='u')), key=b'k')
+    producer.send('nulls', None)
+    producer.flush()
+    world.caught_up('nulls', 'null values are passed')
+    tap.same(world.ids('nulls'), ['nulls-1'], 'the message between null values is stored')
+    tap.same(world.server.value("SELECT count(*) FROM cdp.quarantine WHERE topic = 'nulls'"), 0,
+             'null values are not in quarantine')
+
+
+def keys_and_headers(world):
+    """Keys and headers of any bytes neither harm nor change a message."""
+    world.kafka.create_topic('keyed', 1)
+    world.source('keyed')
+    world.send('keyed', ['keyed-1'], key=b'\x00\xff')
+    world.send('keyed', ['keyed-2'], key=b'')
+    world.send('keyed', ['keyed-3'], headers=[('trace', b'\x00\xfe'), ('trace', None), ('', b'x')])
+    world.caught_up('keyed', 'keys and headers are consumed')
+    tap.same(world.ids('keyed'), ['keyed-1', 'keyed-2', 'keyed-3'], 'messages with keys and headers are stored')
+
+
+def time_stamp_types(world):
+    """Where the payload has no receivedAt, the record's time stamp is it: the producer's or the broker's."""
+    message = {k: v for k, v in segment.track('x', userId='u-time').items() if k not in ('receivedAt', 'sentAt')}
+    created = datetime.datetime(2026, 3, 1, 0, 0, 30, tzinfo=UTC)
+    before = datetime.datetime.now(UTC)
+    for kind in ('CreateTime', 'LogAppendTime'):
+        topic = kind.lower()
+        world.kafka.create_topic(topic, 1, message__timestamp__type=kind)
+        world.source(topic)
+        producer = world.kafka.producer()
+        producer.send(topic, segment.encode({**message, 'messageId': topic}), timestamp=int(created.timestamp() * 1000))
+        producer.flush()
+        world.caught_up(topic, f'a topic with {kind} is consumed')
+    received = dict(world.server.rows("SELECT topic, received_at FROM cdp.event WHERE topic IN ('createtime', 'logappendtime')"))
+    tap.same(received.get('createtime'), created, 'CreateTime: received when the producer says')
+    at = received.get('logappendtime')
+    slack = datetime.timedelta(seconds=1)
+    tap.ok(at and before - slack <= at <= datetime.datetime.now(UTC) + slack, 'LogAppendTime: received when the broker says', at)
+
+
+def compressions(world):
+    """gzip and zstd."""
+    for codec in ('gzip', 'zstd'):
+        world.kafka.create_topic(codec, 2)
+        world.source(codec)
+        ids = sorted(f'{codec}-{n}' for n in range(500))
+        world.send(codec, ids, world.kafka.producer(compression__type=codec))
+        world.caught_up(codec, f'{codec} is consumed')
+        tap.same(world.ids(codec), ids, f'{codec}: all messages are stored')
+
+
+def big_messages(world):
+    """900 kB of one message arrive unchanged."""
+    world.kafka.create_topic('big', 1)
+    world.source('big')
+    part = 'ä' * (BIG // 4 // 2)
+    producer = world.kafka.producer()
+    for n in range(3):
+        producer.send('big', segment.encode(segment.track(
+            f'big-{n}', userId='u-big', properties={'parts': [part, part, part, part], 'n': n})))
+    producer.flush()
+    world.caught_up('big', 'messages of 900 kB are consumed')
+    rows = world.server.rows("SELECT properties FROM cdp.event WHERE topic = 'big' ORDER BY message_id")
+    tap.same([row[0] == {'parts': [part] * 4, 'n': n} for n, row in enumerate(rows)], [True] * 3, 'they are stored unchanged')
+
+
+def broker_away(world):
+    """Nothing is lost while the broker cannot be reached, and the status says so."""
+    world.kafka.create_topic('away', 2)
+    world.source('away')
+    world.send('away', ['away-1'])
+    world.caught_up('away', 'consumed before the broker goes')
+    world.kafka.kill()
+    tap.wait_for(lambda: world.server.value("SELECT max(last_error) FROM cdp.source_status WHERE source = 'away'"),
+                 'the status names the error')
+    tap.ok(not world.server.value("SELECT cdp.wait_for_source('away', '2 s')"), 'an absent broker means waiting, then false')
+    world.kafka.start()
+    world.send('away', ['away-2'])
+    world.caught_up('away', 'consumed after the broker has come back')
+    tap.same(world.ids('away'), ['away-1', 'away-2'], 'everything is stored once')
+
+
+def pause_and_drop(world):
+    """pause_source stops, resume_source goes on, drop_source leaves the events."""
+    world.kafka.create_topic('paused', 1)
+    world.source('paused')
+    world.send('paused', ['paused-1'])
+    world.caught_up('paused', 'consumed before the pause')
+    world.server.rows("SELECT cdp.pause_source('paused')")
+    tap.wait_for(lambda: world.server.value("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%%paused%%'"
+                                            " AND backend_type LIKE 'cdp source%%'"), 'its worker stops', good=lambda n: n == 0)
+    world.send('paused', ['paused-2'])
+    tap.same(world.ids('paused'), ['paused-1'], 'a paused source consumes nothing')
+    world.server.rows("SELECT cdp.resume_source('paused')")
+    world.caught_up('paused', 'consumed after it was resumed')
+    tap.same(world.ids('paused'), ['paused-1', 'paused-2'], 'nothing is lost by a pause')
+    world.server.rows("SELECT cdp.drop_source('paused')")
+    tap.same(world.ids('paused'), ['paused-1', 'paused-2'], 'events outlive their source')
+
+
+def main():
+    """All checks over one server and one broker."""
+    world = World()
+    for situation in (topic_created_later, partitions_added, null_values, keys_and_headers, time_stamp_types,
+                      compressions, big_messages, broker_away, pause_and_drop):
+        try:
+            situation(world)
+        except Exception as e:
+            tap.ok(False, situation.__name__, repr(e))
+    tap.same(world.server.rows('SELECT * FROM cdp.verify()'), [], 'cdp.verify() finds nothing')
+
+
+tap.main(main)

@@ -1,0 +1,55 @@
+"""Under light load an event is visible within milliseconds; an idle server does nothing."""
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import broker    # noqa: E402
+import latency   # noqa: E402
+import machine   # noqa: E402
+import postgres  # noqa: E402
+import tap       # noqa: E402
+
+EVENTS = 200
+P99_MS = 50
+IDLE_SECONDS = 10
+IDLE_CPU_SECONDS = 0.2
+
+
+def cpu_seconds(pids):
+    """User and system time of processes so far."""
+    ticks = 0
+    for pid in pids:
+        with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as f:
+            fields = f.read().rsplit(')', 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf('SC_CLK_TCK')
+
+
+def main():
+    """Latency first, then silence."""
+    directory = machine.fresh_directory('light')
+    server = postgres.Server(postgres.installation(), directory, autovacuum='off', checkpoint_timeout='1h').start()
+    server.create_database()
+    kafka = broker.Kafka(directory).start()
+    kafka.create_topic('quiet', 4)
+    server.rows("SELECT cdp.create_source('quiet', brokers => %s, topics => '{quiet}')", kafka.address)
+    producer = kafka.producer(linger__ms=0)
+    latency.measure(server, producer, 'quiet', 20, 'warm')
+    taken = latency.measure(server, producer, 'quiet', EVENTS)
+    tap.note(f'produced to visible: p50 {latency.percentile(taken, 50):.1f} ms, p99 {latency.percentile(taken, 99):.1f} ms')
+    tap.ok(latency.percentile(taken, 99) <= P99_MS, f'p99 is at most {P99_MS} ms at 20 events/s', taken[-5:])
+
+    tap.ok(server.value("SELECT cdp.wait_for_source('quiet', '30 s')"), 'all is consumed')
+    pids = server.pids('cdp', dbname='cdp')
+    tap.ok(len(pids) >= 2, 'maintenance and source worker run', pids)
+    server.rows('CHECKPOINT')
+    before, wal = cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
+    time.sleep(IDLE_SECONDS)                                # the span that is measured
+    used = cpu_seconds(pids) - before
+    tap.ok(used <= IDLE_CPU_SECONDS, f'idle workers use at most {IDLE_CPU_SECONDS} s of CPU in {IDLE_SECONDS} s', used)
+    written = server.value('SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)', wal)
+    tap.ok(written <= 200, 'an idle server writes no WAL but its own snapshot records', written)
+
+
+tap.main(main)
