@@ -52,6 +52,7 @@ static const char *const table_names[CDP_T_COUNT] = {
 	[CDP_T_DIRTY] = "dirty",
 	[CDP_T_RETENTION_WATERMARK] = "retention_watermark",
 	[CDP_T_VERSION] = "version",
+	[CDP_T_TRAIT_CLASS] = "trait_class",
 };
 
 #define MAX_CALLBACKS 4

@@ -103,6 +103,7 @@ typedef enum CdpTable
 	CDP_T_DIRTY,
 	CDP_T_RETENTION_WATERMARK,
 	CDP_T_VERSION,
+	CDP_T_TRAIT_CLASS,
 	CDP_T_COUNT
 } CdpTable;
 
@@ -206,6 +207,11 @@ extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);
 extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
 /* NULL: the caller's (cdp_caller_workspace) */
 extern CdpWorkspace *cdp_workspace_by_name(const char *name);
+/* the same, but raises when the caller is no superuser and does not work in it (privacy/workspace.c) */
+extern CdpWorkspace *cdp_workspace_of_caller(const char *name);
+extern List *cdp_workspace_ids(void);	/* integer list */
+/* a top-level key of traits that is shown to those who see no values */
+extern bool cdp_key_is_open(int32 workspace_id, CdpStr key);
 extern uint64 cdp_config_generation(void);	/* reloads when invalidated */
 
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
@@ -214,6 +220,9 @@ extern int32 cdp_caller_workspace(void);
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 
 extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days */
+
+/* profile_id of the person with an identifier (strings end in a zero byte), 0: none (profile/find.c) */
+extern int64 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value);
 
 /* ---------------------------------------------------------------- key.c */
 

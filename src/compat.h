@@ -24,4 +24,19 @@
 	DecodeDateTime(field, ftype, nfields, dtype, tm, fsec, tz)
 #endif
 
+/* waits have names of their own from 17 on */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define cdp_wait_event(name) WaitEventExtensionNew(name)
+#else
+#define cdp_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* belongs to a resource owner instead of a memory context from 17 on; ours live as long as the process */
+#if PG_VERSION_NUM >= 170000
+#define cdp_create_wait_event_set(n) CreateWaitEventSet(NULL, n)
+#else
+#define cdp_create_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
+#endif
+
 #endif							/* CDP_COMPAT_H */

@@ -40,6 +40,12 @@ typedef struct RoleEntry
 	int32		workspace_id;
 } RoleEntry;
 
+typedef struct OpenKey
+{
+	int32		workspace_id;
+	CdpStr		key;
+} OpenKey;
+
 typedef struct Generation
 {
 	MemoryContext cxt;
@@ -47,6 +53,7 @@ typedef struct Generation
 	List	   *workspaces;		/* CdpWorkspace */
 	List	   *sources;		/* SourceEntry */
 	List	   *roles;			/* RoleEntry */
+	List	   *open_keys;		/* OpenKey */
 	struct Generation *older;	/* replaced in this transaction */
 } Generation;
 
@@ -238,6 +245,17 @@ load_role(const CdpRow *row, void *arg)
 	g->roles = lappend(g->roles, r);
 }
 
+static void
+load_open_key(const CdpRow *row, void *arg)
+{
+	Generation *g = arg;
+	OpenKey    *k = palloc0(sizeof(OpenKey));
+
+	k->workspace_id = row_int(row, "workspace_id");
+	k->key = row_text(row, "key");
+	g->open_keys = lappend(g->open_keys, k);
+}
+
 /* ---------------------------------------------------------------- sources */
 
 static void
@@ -376,6 +394,7 @@ table_changed(CdpTable t)
 		case CDP_T_SOURCE:
 		case CDP_T_NAMESPACE:
 		case CDP_T_RETENTION_WATERMARK:
+		case CDP_T_TRAIT_CLASS:
 			stale = true;
 			break;
 		default:
@@ -412,6 +431,7 @@ load(void)
 	cdp_scan_table(CDP_T_NAMESPACE, load_namespace, g);
 	cdp_scan_table(CDP_T_RETENTION_WATERMARK, load_watermark, g);
 	cdp_scan_table(CDP_T_WORKSPACE_ROLE, load_role, g);
+	cdp_scan_table(CDP_T_TRAIT_CLASS, load_open_key, g);
 	cdp_scan_table(CDP_T_SOURCE, load_source, g);
 	sort_namespaces(g);
 	MemoryContextSwitchTo(old);
@@ -562,6 +582,32 @@ cdp_workspace_by_name(const char *name)
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT),
 			 errmsg("workspace \"%s\" does not exist", name)));
+}
+
+List *
+cdp_workspace_ids(void)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, configuration()->workspaces)
+		ids = lappend_int(ids, ((CdpWorkspace *) lfirst(lc))->id);
+	return ids;
+}
+
+bool
+cdp_key_is_open(int32 workspace_id, CdpStr key)
+{
+	ListCell   *lc;
+
+	foreach(lc, configuration()->open_keys)
+	{
+		OpenKey    *k = lfirst(lc);
+
+		if (k->workspace_id == workspace_id && cdp_str_eq(k->key, key))
+			return true;
+	}
+	return false;
 }
 
 /*

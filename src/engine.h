@@ -159,6 +159,7 @@ typedef struct CdpEvent
 	CdpOutcome	outcome;
 	CdpReason	reason;			/* when quarantined */
 	const char *detail;
+	bool		settled;		/* quarantined whatever another attempt would say */
 	int64		fragment_id;	/* 0: nobody */
 	int64		event_id;
 	TimestampTz moved_from;		/* occurred_at of the stored event, when this delivery moves it */
@@ -191,6 +192,7 @@ typedef struct CdpBatch
 				maxrejects;
 	int64		ntombstones;
 
+	struct CdpJson *json;		/* decode only: the tape of the message at hand */
 	struct CdpIdentTable *idents;	/* identity: distinct identifiers of the batch */
 	struct CdpLinkTable *links; /* identity: distinct links of the batch */
 	struct CdpFragmentTable *fragments; /* profile: fragments that are folded into */

@@ -52,6 +52,7 @@ typedef struct CdpGroup
 	bool		examine;		/* may change who is who: its whole component is locked */
 	int64		home;			/* fragment of its new identifiers */
 	int			merged_into;	/* index of the group that took it in; its own: none */
+	int			next_merged;	/* chain of the groups that are one, from the first; -1: end */
 } CdpGroup;
 
 typedef struct CdpWork
@@ -80,7 +81,8 @@ typedef struct CdpWork
 
 	CdpRel	   *identifier,
 			   *link,
-			   *profile;
+			   *profile,
+			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
 	struct CdpLeaves *seen;		/* partitions of message_seen, between check and store */

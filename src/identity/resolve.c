@@ -29,7 +29,6 @@
 #include "access/heapam.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "commands/sequence.h"
 #include "common/hashfn.h"
 #include "catalog/namespace.h"
 #include "executor/spi.h"
@@ -108,7 +107,7 @@ cdp_new_fragment_id(void)
 
 	if (left == 0)
 	{
-		next = nextval_internal(cdp_table(CDP_T_FRAGMENT_ID_SEQ), false);
+		next = cdp_next_block("fragment_id_seq");
 		left = FRAGMENT_BLOCK;
 	}
 	left--;
@@ -397,7 +396,6 @@ tie_together(CdpWork *w)
 static void
 cut_groups(CdpWork *w, int *parent)
 {
-	int		   *count;
 	CdpIdent  **ids = palloc(w->nidents * sizeof(CdpIdent *));
 	CdpLink   **links = palloc(Max(w->nlinks, 1) * sizeof(CdpLink *));
 
@@ -414,12 +412,12 @@ cut_groups(CdpWork *w, int *parent)
 	}
 	for (int i = 0; i < w->nlinks; i++)
 		w->groups[w->group_of[w->links[i]->members[0]->index]].nlinks++;
-	count = palloc0(w->ngroups * sizeof(int));
 	for (int g = 0, at = 0, lat = 0; g < w->ngroups; g++)
 	{
 		w->groups[g].idents = ids + at;
 		w->groups[g].links = links + lat;
 		w->groups[g].merged_into = g;
+		w->groups[g].next_merged = -1;
 		at += w->groups[g].nidents;
 		lat += w->groups[g].nlinks;
 		w->groups[g].nidents = w->groups[g].nlinks = 0;
@@ -436,7 +434,6 @@ cut_groups(CdpWork *w, int *parent)
 
 		g->links[g->nlinks++] = w->links[i];
 	}
-	pfree(count);
 }
 
 /* may this group change who is who, as far as one can tell without its profile rows? */
@@ -561,7 +558,15 @@ join_groups(CdpWork *w, const ProfileRow *rows, int nrows)
 	uf_join_equal(parent, profiles, np);
 	uf_join_equal(parent, contests, nc);
 	for (int g = 0; g < w->ngroups; g++)
-		w->groups[g].merged_into = uf_find(parent, g);
+	{
+		CdpGroup   *root = &w->groups[uf_find(parent, g)];
+
+		w->groups[g].merged_into = root - w->groups;
+		if (root == &w->groups[g] || !w->groups[g].examine)
+			continue;
+		w->groups[g].next_merged = root->next_merged;
+		root->next_merged = g;
+	}
 }
 
 /* a candidate that brings nothing new to one uncontested profile is not examined after all */

@@ -4,15 +4,42 @@
  * The views are the same for everybody; their output columns ask sees_values()
  * and, where the answer is no, show a pseudonym or a reduced document.  Nothing
  * here filters rows.
+ *
+ * Masked until somebody says otherwise: of traits only keys that were
+ * classified as open remain (cdp.classify_trait), of a context only members
+ * that describe the device or campaign, of properties everything but the keys
+ * that usually carry identifiers.  The last is a convenience with a known
+ * limit: an identifier under an innocent key of properties is shown.
  */
 #include "cdp.h"
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
+#include "utils/builtins.h"
+
+#include "key.h"
 
 /* roles that see values; they are there from CREATE EXTENSION on */
 static const char *const seeing_roles[] = {"cdp_admin", "cdp_privacy_officer"};
+
+/* members of a context that speak of no person */
+static const char *const open_context[] = {
+	"app", "campaign", "category", "channel", "library", "locale", "os", "screen", "timezone", "version"
+};
+
+/* keys of properties, in lower case without separators, wherever they are */
+static const char *const personal_keys[] = {
+	"address", "address1", "address2", "anonymousid", "birthdate", "birthday", "cardnumber", "creditcard",
+	"customerid", "dateofbirth", "dob", "fax", "firstname", "fullname", "givenname", "familyname", "iban", "ip",
+	"ipaddress", "lastname", "lat", "latitude", "lng", "location", "login", "lon", "longitude", "mail",
+	"middlename", "mobile", "msisdn", "nickname", "passport", "postalcode", "postcode", "ssn", "street",
+	"streetaddress", "surname", "tel", "telephone", "token", "userid", "username", "zip", "zipcode"
+};
+
+/* parts of such keys */
+static const char *const personal_parts[] = {"email", "phone", "password", "secret"};
 
 static bool
 sees_values(void)
@@ -33,10 +60,157 @@ sees_values(void)
 	return false;
 }
 
+/* ---------------------------------------------------------------- documents */
+
+typedef bool (*KeepKey) (CdpStr key, int depth, int32 workspace_id);
+
+/* Copy of an object without the keys that are not to be kept; depth 1 is the top. */
+static Jsonb *
+filter_object(Jsonb *in, KeepKey keep)
+{
+	JsonbIterator *it = JsonbIteratorInit(&in->root);
+	JsonbParseState *state = NULL;
+	JsonbValue *result = NULL;
+	JsonbValue	v;
+	JsonbIteratorToken r;
+	int			depth = 0;
+	int32		workspace_id = cdp_caller_workspace();
+
+	while ((r = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
+	{
+		if (r == WJB_BEGIN_OBJECT)
+			depth++;
+		else if (r == WJB_END_OBJECT)
+			depth--;
+		else if (r == WJB_KEY &&
+				 !keep((CdpStr) {v.val.string.val, v.val.string.len}, depth, workspace_id))
+		{
+			(void) JsonbIteratorNext(&it, &v, true);
+			continue;
+		}
+		result = pushJsonbValue(&state, r, r < WJB_BEGIN_ARRAY ? &v : NULL);
+	}
+	return JsonbValueToJsonb(result);
+}
+
+static Datum
+filter_argument(FunctionCallInfo fcinfo, KeepKey keep)
+{
+	Jsonb	   *in = PG_GETARG_JSONB_P(0);
+
+	if (!JB_ROOT_IS_OBJECT(in))
+		PG_RETURN_NULL();
+	PG_RETURN_JSONB_P(filter_object(in, keep));
+}
+
+static bool
+keep_trait(CdpStr key, int depth, int32 workspace_id)
+{
+	return depth > 1 || cdp_key_is_open(workspace_id, key);
+}
+
+static bool
+keep_context(CdpStr key, int depth, int32 workspace_id)
+{
+	if (depth > 1)
+		return true;
+	for (int i = 0; i < lengthof(open_context); i++)
+		if (cdp_str_eq(key, cdp_str(open_context[i])))
+			return true;
+	return false;
+}
+
+#define MAX_PERSONAL_KEY 64		/* longer keys are compared by their beginning */
+
+/* Lower case, letters and digits only. */
+static void
+plain_key(CdpStr key, char *plain)
+{
+	int			n = 0;
+
+	for (uint32 i = 0; i < key.len && n < MAX_PERSONAL_KEY; i++)
+		if (isalnum((unsigned char) key.s[i]))
+			plain[n++] = pg_ascii_tolower((unsigned char) key.s[i]);
+	plain[n] = '\0';
+}
+
+static bool
+is_personal(CdpStr key, int depth)
+{
+	char		plain[MAX_PERSONAL_KEY + 1];
+
+	plain_key(key, plain);
+	if (depth == 1 && strcmp(plain, "name") == 0)
+		return true;
+	for (int i = 0; i < lengthof(personal_keys); i++)
+		if (strcmp(plain, personal_keys[i]) == 0)
+			return true;
+	for (int i = 0; i < lengthof(personal_parts); i++)
+		if (strstr(plain, personal_parts[i]) != NULL)
+			return true;
+	return false;
+}
+
+static bool
+keep_property(CdpStr key, int depth, int32 workspace_id)
+{
+	return !is_personal(key, depth) || (depth == 1 && cdp_key_is_open(workspace_id, key));
+}
+
+/* ---------------------------------------------------------------- SQL functions */
+
 PG_FUNCTION_INFO_V1(cdp_sql_sees_values);
 
 Datum
 cdp_sql_sees_values(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(sees_values());
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_mask_traits);
+
+Datum
+cdp_sql_mask_traits(PG_FUNCTION_ARGS)
+{
+	return filter_argument(fcinfo, keep_trait);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_mask_context);
+
+Datum
+cdp_sql_mask_context(PG_FUNCTION_ARGS)
+{
+	return filter_argument(fcinfo, keep_context);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_mask_properties);
+
+Datum
+cdp_sql_mask_properties(PG_FUNCTION_ARGS)
+{
+	return filter_argument(fcinfo, keep_property);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_pseudonym);
+
+Datum
+cdp_sql_pseudonym(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%016" INT64_MODIFIER "x",
+											  cdp_key_pseudonym(PG_GETARG_INT64(0)))));
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_utf8_text);
+
+/* The bytes as text, NULL if they are none. */
+Datum
+cdp_sql_utf8_text(PG_FUNCTION_ARGS)
+{
+	bytea	   *bytes = PG_GETARG_BYTEA_PP(0);
+	const char *s = VARDATA_ANY(bytes);
+	int			len = VARSIZE_ANY_EXHDR(bytes);
+
+	if (memchr(s, '\0', len) != NULL || !pg_verify_mbstr(PG_UTF8, s, len, true))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text_with_len(s, len));
 }

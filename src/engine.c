@@ -1,0 +1,428 @@
+/*
+ * engine.c: the hall of the house.
+ *
+ * cdp_apply() is the one way in: messages of one source, in the caller's
+ * transaction.  decode and admit run once and touch no table.  Then the events
+ * are applied in a subtransaction, stage by stage; attempt() reads like the
+ * picture in the design.
+ *
+ * When an attempt fails:
+ *	- what had to be locked grew, or another batch was first (unique_violation,
+ *	  deadlock): again, with fresh eyes;
+ *	- somebody holds a row beyond lock_timeout: a worker parks the messages of
+ *	  the people who are held, a client gets the error;
+ *	- the server or the caller is the cause (disk, memory, cancel, shutdown,
+ *	  lost tables): the error goes up, and no message is blamed;
+ *	- anything else: once more, then half of the events, until the one that
+ *	  cannot be applied is alone.  It goes to quarantine.
+ *
+ * The batch's instant B is read after the last lock and is later than every
+ * eval_at that was locked.  engine_lock is held ROW EXCLUSIVE to the end of the
+ * transaction: others wait for its holders, nobody locks it out.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "event/quarantine.h"
+#include "source/advance.h"
+#include "stats.h"
+#include "work.h"
+
+#define MAX_RACES 100			/* attempts of one batch that others may spoil */
+
+static uint32 attempt_number = 0;
+
+/* ---------------------------------------------------------------- one attempt */
+
+static void
+begin_work(CdpWork *w, CdpBatch *batch, CdpEvent **events, int n)
+{
+	w->batch = batch;
+	w->cxt = AllocSetContextCreate(batch->cxt, "cdp attempt", ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(w->cxt);
+	w->workspace_id = batch->source->workspace->id;
+	w->policy = &batch->source->workspace->policy;
+	w->attempt = ++attempt_number;
+	w->events = palloc(Max(n, 1) * sizeof(CdpEvent *));
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i]->settled)
+			continue;
+		events[i]->outcome = CDP_OUT_PENDING;
+		w->events[w->nevents++] = events[i];
+	}
+	w->identifier = cdp_rel_open(cdp_table(CDP_T_IDENTIFIER));
+	w->link = cdp_rel_open(cdp_table(CDP_T_LINK));
+	w->profile = cdp_rel_open(cdp_table(CDP_T_PROFILE));
+	w->trait = cdp_rel_open(cdp_table(CDP_T_PROFILE_TRAIT));
+}
+
+static void
+end_work(CdpWork *w)
+{
+	cdp_rel_close(w->trait);
+	cdp_rel_close(w->profile);
+	cdp_rel_close(w->link);
+	cdp_rel_close(w->identifier);
+	if (w->snapshot)
+		UnregisterSnapshot(w->snapshot);
+}
+
+/* B: the clock, read once, after the last lock; later than all that was evaluated before */
+static void
+read_instant(CdpWork *w)
+{
+	TimestampTz b = Max(cdp_clock(), w->batch->instant);
+
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->eval_at != DT_NOBEGIN && w->fragments[i]->eval_at >= b)
+			b = w->fragments[i]->eval_at + 1;
+	w->batch->instant = cdp_engine_instant = b;
+}
+
+static void
+store(CdpWork *w)
+{
+	cdp_store_events(w);
+	cdp_store_links(w);
+	cdp_store_moves(w);
+	cdp_seen_store(w);
+}
+
+static void
+fold(CdpWork *w)
+{
+	cdp_rel_look(w->trait, GetLatestSnapshot());
+	cdp_fold_events(w);
+	cdp_store_profiles(w);
+}
+
+static CdpTry
+attempt(CdpWork *w, CdpHints *hints)
+{
+	instr_time	t = cdp_stage_start();
+	CdpTry		result;
+	int			n = w->nevents;
+
+	cdp_seen_check(w);
+	result = cdp_resolve(w, hints);
+	cdp_stage_stop(CDP_STAGE_RESOLVE, t, n);
+	if (result != CDP_TRY_DONE)
+		return result;
+	read_instant(w);
+	t = cdp_stage_start();
+	store(w);
+	cdp_stage_stop(CDP_STAGE_STORE, t, w->nevents);
+	t = cdp_stage_start();
+	fold(w);
+	cdp_stage_stop(CDP_STAGE_FOLD, t, w->nevents);
+	for (int i = 0; i < w->nevents; i++)
+		w->events[i]->outcome = CDP_OUT_STORED;
+	return CDP_TRY_DONE;
+}
+
+/* ---------------------------------------------------------------- in a subtransaction */
+
+typedef enum Verdict
+{
+	APPLIED,
+	SPOILED,					/* a race: again */
+	HELD,						/* lock_timeout */
+	FAILED						/* perhaps the fault of an event */
+} Verdict;
+
+/* the cause lies with the server or the caller, not with any message */
+static bool
+is_beyond_us(int sqlstate)
+{
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+		case ERRCODE_INVALID_TRANSACTION_STATE:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+		case ERRCODE_CONFIG_FILE_ERROR:
+			return true;
+		default:
+			return sqlstate == ERRCODE_QUERY_CANCELED || sqlstate == ERRCODE_DATA_CORRUPTED ||
+				sqlstate == ERRCODE_INDEX_CORRUPTED;
+	}
+}
+
+static Verdict
+judge(const ErrorData *e)
+{
+	switch (e->sqlerrcode)
+	{
+		case ERRCODE_UNIQUE_VIOLATION:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+			return SPOILED;
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+			return HELD;
+		default:
+			return FAILED;
+	}
+}
+
+/* one attempt; *error is set unless it was applied or ended by itself */
+static Verdict
+try_events(CdpBatch *batch, CdpEvent **events, int n, CdpHints *hints, ErrorData **error)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	CdpWork    *w = MemoryContextAllocZero(batch->cxt, sizeof(CdpWork));
+	volatile Verdict verdict = APPLIED;
+
+	*error = NULL;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		begin_work(w, batch, events, n);
+		if (attempt(w, hints) == CDP_TRY_DONE)
+		{
+			end_work(w);
+			MemoryContextSwitchTo(cxt);
+			ReleaseCurrentSubTransaction();
+		}
+		else
+		{
+			MemoryContextSwitchTo(cxt);
+			RollbackAndReleaseCurrentSubTransaction();
+			verdict = SPOILED;
+		}
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		*error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		verdict = judge(*error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	cdp_engine_instant = 0;
+	if (w->cxt)
+		MemoryContextDelete(w->cxt);
+	pfree(w);
+	return verdict;
+}
+
+/* ---------------------------------------------------------------- again, in halves, or not at all */
+
+static void
+quarantine_alone(CdpEvent *ev, const ErrorData *e)
+{
+	ev->outcome = CDP_OUT_QUARANTINED;
+	ev->reason = CDP_REASON_APPLY_FAILED;
+	ev->detail = psprintf("SQLSTATE %s", unpack_sql_state(e->sqlerrcode));
+	ev->settled = true;
+}
+
+static void
+park_alone(CdpEvent *ev)
+{
+	ev->outcome = CDP_OUT_PARKED;
+	ev->settled = true;
+}
+
+static void apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park);
+
+static void
+apply_halves(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
+{
+	apply_events(batch, events, n / 2, may_park);
+	apply_events(batch, events + n / 2, n - n / 2, may_park);
+}
+
+/* what to do when somebody holds a row, or an event cannot be applied */
+static void
+give_way(CdpBatch *batch, CdpEvent **events, int n, bool may_park, Verdict verdict, ErrorData *e)
+{
+	if (verdict == HELD && !may_park)
+		ReThrowError(e);
+	if (n > 1)
+		apply_halves(batch, events, n, may_park);
+	else if (verdict == HELD)
+		park_alone(events[0]);
+	else
+		quarantine_alone(events[0], e);
+}
+
+static void
+apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
+{
+	CdpHints	hints = {0};
+	int			failures = 0;
+
+	for (int races = 0; n > 0;)
+	{
+		ErrorData  *e;
+		Verdict		verdict = try_events(batch, events, n, &hints, &e);
+
+		if (verdict == APPLIED)
+			return;
+		if (e && is_beyond_us(e->sqlerrcode) && verdict == FAILED)
+			ReThrowError(e);
+		if (verdict == SPOILED)
+		{
+			if (++races < MAX_RACES)
+				continue;
+			if (e)
+				ReThrowError(e);
+			ereport(ERROR,
+					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+					 errmsg("the people of this batch changed during each of %d attempts", MAX_RACES)));
+		}
+		if (verdict == FAILED && ++failures < 2)
+			continue;
+		give_way(batch, events, n, may_park, verdict, e);
+		return;
+	}
+}
+
+/* ---------------------------------------------------------------- results */
+
+static void
+put_result(CdpResult *r, const CdpMessage *msg, int item, CdpOutcome outcome, CdpReason reason, CdpStr id)
+{
+	r->ordinal = msg->ordinal;
+	r->item = item;
+	r->outcome = outcome;
+	r->reason = reason;
+	r->message_id = id.s ? pnstrdup(id.s, id.len) : NULL;
+}
+
+static int
+result_order(const void *pa, const void *pb)
+{
+	const CdpResult *a = pa,
+			   *b = pb;
+
+	if (a->ordinal != b->ordinal)
+		return a->ordinal < b->ordinal ? -1 : 1;
+	return (a->item > b->item) - (a->item < b->item);
+}
+
+static void
+collect_results(CdpBatch *batch, CdpResult **results, int *nresults)
+{
+	int			n = 0;
+	CdpResult  *r = palloc(Max(batch->nevents + batch->nrejects, 1) * sizeof(CdpResult));
+
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		CdpEvent   *ev = &batch->events[i];
+
+		put_result(&r[n++], ev->msg, ev->item, ev->outcome, ev->reason, ev->message_id);
+	}
+	for (int i = 0; i < batch->nrejects; i++)
+	{
+		CdpReject  *rej = &batch->rejects[i];
+
+		put_result(&r[n++], rej->msg, rej->item, CDP_OUT_QUARANTINED, rej->reason, rej->message_id);
+	}
+	qsort(r, n, sizeof(CdpResult), result_order);
+	*results = r;
+	*nresults = n;
+}
+
+/* ---------------------------------------------------------------- the way in */
+
+static void
+require_read_committed(void)
+{
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("cdp cannot ingest in a transaction of isolation level repeatable read or serializable"),
+				 errdetail("A batch must see what others committed while it waited for them."),
+				 errhint("Use READ COMMITTED, the default.")));
+	PreventCommandIfReadOnly("ingest");
+	PreventCommandIfParallelMode("ingest");
+}
+
+static CdpBatch *
+make_batch(CdpSource *source, CdpMessage *messages, int n)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);
+	CdpBatch   *batch = MemoryContextAllocZero(cxt, sizeof(CdpBatch));
+
+	batch->cxt = cxt;
+	batch->source = source;
+	batch->messages = messages;
+	batch->nmessages = n;
+	return batch;
+}
+
+static void
+prepare(CdpBatch *batch)
+{
+	instr_time	t = cdp_stage_start();
+
+	cdp_decode(batch);
+	cdp_stage_stop(CDP_STAGE_DECODE, t, batch->nmessages);
+	t = cdp_stage_start();
+	cdp_admit(batch);
+	cdp_stage_stop(CDP_STAGE_ADMIT, t, batch->nevents);
+}
+
+static void
+apply_batch(CdpBatch *batch, bool may_park)
+{
+	CdpEvent  **events = MemoryContextAlloc(batch->cxt, Max(batch->nevents, 1) * sizeof(CdpEvent *));
+	int			n = 0;
+
+	for (int i = 0; i < batch->nevents; i++)
+		if (batch->events[i].outcome == CDP_OUT_PENDING)
+			events[n++] = &batch->events[i];
+	apply_events(batch, events, n, may_park);
+	if (batch->instant == 0)
+		batch->instant = cdp_clock();
+	cdp_quarantine_store(batch);
+	cdp_park_store(batch);
+}
+
+void
+cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *advances, int nadvances,
+		  CdpResult **results, int *nresults)
+{
+	instr_time	t = cdp_stage_start();
+	MemoryContext cxt = CurrentMemoryContext;
+	CdpUserContext user;
+	CdpBatch   *batch;
+
+	require_read_committed();
+	cdp_version_require();
+	cdp_key_require();
+	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	batch = make_batch(source, messages, nmessages);
+	MemoryContextSwitchTo(batch->cxt);
+	cdp_become_owner(&user);
+	if (advances)
+		cdp_advance_begin(source, advances, nadvances);
+	prepare(batch);
+	apply_batch(batch, IsBackgroundWorker);
+	if (advances)
+		cdp_advance_end(source, advances, nadvances);
+	cdp_become_caller(&user);
+	MemoryContextSwitchTo(cxt);
+	if (results)
+		collect_results(batch, results, nresults);
+	MemoryContextDelete(batch->cxt);
+	CommandCounterIncrement();
+	cdp_stage_stop(CDP_STAGE_APPLY, t, nmessages);
+}

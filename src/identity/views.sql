@@ -1,0 +1,52 @@
+-- Namespaces and identifiers.
+
+CREATE OR REPLACE VIEW cdp.namespace AS
+SELECT w.name AS workspace,
+	n.name,
+	n.priority,
+	n.level,
+	n.value_limit,
+	n.limit_window,
+	n.degree,
+	n.owner,
+	n.normaliser,
+	n.valid,
+	n.blocked,
+	n.weight
+FROM cdp_data.namespace n
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) n.workspace_id;
+COMMENT ON VIEW cdp.namespace IS 'Kinds of identifiers and their rules; set with cdp.set_namespace().';
+COMMENT ON COLUMN cdp.namespace.workspace IS 'Workspace.';
+COMMENT ON COLUMN cdp.namespace.name IS 'Name, as in identifiers.';
+COMMENT ON COLUMN cdp.namespace.priority IS '1 is the strongest; ties by name.';
+COMMENT ON COLUMN cdp.namespace.level IS 'individual, or household: never joins people.';
+COMMENT ON COLUMN cdp.namespace.value_limit IS 'Values that a profile may have; NULL: any number.';
+COMMENT ON COLUMN cdp.namespace.limit_window IS 'The limit counts values that are younger than this; NULL: ever.';
+COMMENT ON COLUMN cdp.namespace.degree IS 'Distinct owners that an identifier may be seen with before it is shared; NULL: no guard.';
+COMMENT ON COLUMN cdp.namespace.owner IS 'Its values count as owners for the degree guard.';
+COMMENT ON COLUMN cdp.namespace.normaliser IS 'Comma separated: trim, lower, digits; or none.';
+COMMENT ON COLUMN cdp.namespace.valid IS 'Regular expression that a whole value must match; NULL: any.';
+COMMENT ON COLUMN cdp.namespace.blocked IS 'Values that never identify anybody: exact, i:… without regard to case, re:… full-match pattern.';
+COMMENT ON COLUMN cdp.namespace.weight IS 'How certain a link by this namespace is, 0 to 1.';
+REVOKE ALL ON cdp.namespace FROM PUBLIC;
+GRANT SELECT ON cdp.namespace TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+
+CREATE OR REPLACE VIEW cdp.identifier AS
+SELECT CASE WHEN i.state OPERATOR(pg_catalog.<>) 'd' THEN p.profile_id END AS profile_id,
+	n.name AS namespace,
+	CASE WHEN (SELECT cdp.sees_values()) THEN i.value ELSE cdp.pseudonym(i.identifier_id) END AS value,
+	i.first_day,
+	i.last_day,
+	CASE i.state WHEN 'l' THEN 'live' WHEN 's' THEN 'shared' WHEN 'd' THEN 'demoted' END AS state
+FROM cdp_data.identifier i
+	JOIN cdp_data.namespace n ON n.namespace_id OPERATOR(pg_catalog.=) i.namespace_id
+	LEFT JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id;
+COMMENT ON VIEW cdp.identifier IS 'Identifiers, each with the person it belongs to now.';
+COMMENT ON COLUMN cdp.identifier.profile_id IS 'The person; NULL for a demoted identifier, which belongs to nobody.';
+COMMENT ON COLUMN cdp.identifier.namespace IS 'Namespace.';
+COMMENT ON COLUMN cdp.identifier.value IS 'The value, normalised; a pseudonym for who sees no values.';
+COMMENT ON COLUMN cdp.identifier.first_day IS 'Day (UTC) of the first event that presented it.';
+COMMENT ON COLUMN cdp.identifier.last_day IS 'Day (UTC) of the last event that presented it.';
+COMMENT ON COLUMN cdp.identifier.state IS 'live; shared: seen with too many owners, links nobody; demoted: no link brings it into a profile.';
+REVOKE ALL ON cdp.identifier FROM PUBLIC;
+GRANT SELECT ON cdp.identifier TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer;

@@ -1,0 +1,159 @@
+/*
+ * recompute.c: the state of fragments from their stored events.
+ *
+ * For what is not an append: a split moved events to another fragment, or an
+ * earlier delivery moved an event in time.  The fragments are locked and the
+ * batch's own events are stored, so that what is read is all there is.  The
+ * counters go into the fragment and are written with it; traits are written
+ * here; the least evidence times of links and single identifiers are set right.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "profile/profile.h"
+#include "spi.h"
+
+/* ---------------------------------------------------------------- counters */
+
+static CdpSpi counters_plan = {
+	"SELECT e.fragment_id, e.occurred_at FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)",
+	1, {INT8ARRAYOID}
+};
+
+static void
+recompute_counters(CdpWork *w, Datum ids)
+{
+	int			n = cdp_spi_run(&counters_plan, &ids, NULL);
+
+	for (int i = 0; i < n; i++)
+	{
+		CdpFragment *f = cdp_work_fragment(w, cdp_spi_int64(i, 1));
+		TimestampTz at = cdp_spi_int64(i, 2);
+
+		f->event_count++;
+		f->months |= cdp_month_bit(at);
+		f->first_seen = Min(f->first_seen, at);
+		f->last_seen = Max(f->last_seen, at);
+	}
+	cdp_spi_end();
+}
+
+/* ---------------------------------------------------------------- traits */
+
+static CdpSpi declarations_plan = {
+	"SELECT e.fragment_id, e.traits, e.occurred_at, e.received_at, e.source_seq, e.message_id, e.source_id"
+	" FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.type = 'identify' AND e.traits IS NOT NULL"
+	" ORDER BY e.fragment_id",
+	1, {INT8ARRAYOID}
+};
+
+static CdpSpi drop_traits_plan = {
+	"DELETE FROM cdp_data.profile_trait WHERE fragment_id = ANY ($1)",
+	1, {INT8ARRAYOID}
+};
+
+static void
+declare_row(CdpWork *w, CdpTraitSet *set, int row)
+{
+	bool		isnull;
+	CdpStamp	stamp = {.rank = 1};
+	MemoryContext old = MemoryContextSwitchTo(w->cxt);
+	Jsonb	   *traits = DatumGetJsonbPCopy(cdp_spi_datum(row, 2, &isnull));
+
+	MemoryContextSwitchTo(old);
+	stamp.occurred_at = cdp_spi_int64(row, 3);
+	stamp.evidence_at = Min(stamp.occurred_at, cdp_spi_int64(row, 4));
+	stamp.source_seq = cdp_spi_int64(row, 5);
+	stamp.message_id = cdp_spi_text(row, 6, w->cxt);
+	stamp.source_id = DatumGetInt32(cdp_spi_datum(row, 7, &isnull));
+	cdp_traits_declare(set, traits, &stamp);
+}
+
+static void
+recompute_traits(CdpWork *w, Datum ids)
+{
+	CdpTraitSet *set = NULL;
+	int64		current = 0;
+	int			n;
+
+	cdp_spi_exec(&drop_traits_plan, &ids, NULL);
+	n = cdp_spi_run(&declarations_plan, &ids, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		int64		id = cdp_spi_int64(i, 1);
+
+		if (set && id != current)
+			cdp_traits_store(set, w->trait, current, w->workspace_id);
+		if (set == NULL || id != current)
+			set = cdp_traits_begin(w->cxt);
+		current = id;
+		declare_row(w, set, i);
+	}
+	if (set)
+		cdp_traits_store(set, w->trait, current, w->workspace_id);
+	cdp_rel_flush(w->trait);
+	cdp_spi_end();
+}
+
+/* ---------------------------------------------------------------- evidence */
+
+static CdpSpi links_plan = {
+	"WITH least AS (SELECT DISTINCT ON (e.anchor, e.source_id) e.anchor, e.source_id,"
+	"   least(e.occurred_at, e.received_at) AS at, e.message_id, e.event_id"
+	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)"
+	"  ORDER BY e.anchor, e.source_id, least(e.occurred_at, e.received_at), e.message_id)"
+	" UPDATE cdp_data.link l SET first_at = m.at, first_message = m.message_id, first_event_id = m.event_id"
+	" FROM least m, cdp_data.identifier i"
+	" WHERE i.fragment_id = ANY ($1) AND l.identifier_id = i.identifier_id AND l.link_id = m.anchor"
+	"  AND l.source_id = m.source_id AND (l.first_at <> m.at OR l.first_message <> m.message_id)",
+	1, {INT8ARRAYOID}
+};
+
+static CdpSpi alone_plan = {
+	"WITH least AS (SELECT DISTINCT ON (e.anchor) e.anchor, least(e.occurred_at, e.received_at) AS at, e.message_id"
+	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)"
+	"  ORDER BY e.anchor, least(e.occurred_at, e.received_at), e.message_id)"
+	" UPDATE cdp_data.identifier i SET alone_at = m.at, alone_message = m.message_id FROM least m"
+	" WHERE i.fragment_id = ANY ($1) AND i.identifier_id = m.anchor"
+	"  AND (i.alone_at IS DISTINCT FROM m.at OR i.alone_message IS DISTINCT FROM m.message_id)",
+	1, {INT8ARRAYOID}
+};
+
+/* ---------------------------------------------------------------- all of it */
+
+static void
+reset(CdpFragment *f)
+{
+	f->event_count = f->months = 0;
+	f->first_seen = DT_NOEND;
+	f->last_seen = DT_NOBEGIN;
+	f->changed = true;
+}
+
+void
+cdp_recompute(CdpWork *w)
+{
+	int64	   *ids = palloc(Max(w->nfragments, 1) * sizeof(int64));
+	int			n = 0;
+	Datum		arg;
+
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->recompute)
+		{
+			reset(w->fragments[i]);
+			ids[n++] = w->fragments[i]->fragment_id;
+		}
+	if (n == 0)
+		return;
+	CommandCounterIncrement();
+	arg = cdp_int8_array(ids, n);
+	recompute_counters(w, arg);
+	recompute_traits(w, arg);
+	cdp_spi_exec(&links_plan, &arg, NULL);
+	cdp_spi_exec(&alone_plan, &arg, NULL);
+	CommandCounterIncrement();
+}

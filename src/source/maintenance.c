@@ -1,0 +1,282 @@
+/*
+ * maintenance.c: the one worker of each database that is set up.
+ *
+ *   starting --(cdp absent, or cdp.workers off)--> absent, exits 0
+ *   starting --(all is well)---------------------> running  <--+
+ *   starting --(data of another server)----------> detached ---+ (cdp.setup() attached it)
+ *   any      --(error)---------------------------> exits 1, comes back after a back-off
+ *
+ * Each second, or when it is woken, it reads cdp_data.source and writes into
+ * the slots which source workers should run, with the generation of each
+ * configuration; the launcher starts and stops them.  A source that is paused
+ * has none; in a database whose data came from elsewhere (another system
+ * identifier or database than cdp_data.instance says) no source has.  Then it
+ * runs the jobs that are due.  An idle round is one read-only query: it writes
+ * no WAL.  A source that finds no slot (cdp.max_workers) waits; cdp.status says so.
+ */
+#include "cdp.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "event/partition.h"
+#include "launcher.h"
+
+#define ROUND_MS 1000
+
+/* outside a transaction; false: try again after RETRY_MS */
+typedef struct Job
+{
+	const char *name;
+	int			every_ms;
+	bool		(*run) (void);
+	TimestampTz next;
+} Job;
+
+#define RETRY_MS 5000
+
+static Job	jobs[] = {
+	{"making partitions", 60000, cdp_partition_maintain}
+};
+
+static CdpSlot *me;
+
+/* ---------------------------------------------------------------- what should run */
+
+typedef struct Wanted
+{
+	int32		source_id;
+	int32		workspace_id;
+	int32		workers;
+	int64		generation;
+	char		name[NAMEDATALEN];
+} Wanted;
+
+static Datum
+column(int row, int column)
+{
+	bool		isnull;
+
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull);
+}
+
+/* SPI is connected. */
+static Wanted *
+read_sources(int *n)
+{
+	Wanted	   *wanted;
+
+	*n = cdp_owner_query("SELECT source_id, workspace_id, workers, " CDP_GENERATION_SQL ", name"
+						 " FROM cdp_data.source WHERE brokers IS NOT NULL AND NOT paused"
+						 " ORDER BY source_id", 0, NULL, NULL, NULL);
+	wanted = palloc0(Max(*n, 1) * sizeof(Wanted));
+	for (int i = 0; i < *n; i++)
+	{
+		char	   *name = TextDatumGetCString(column(i, 5));
+
+		wanted[i].source_id = DatumGetInt32(column(i, 1));
+		wanted[i].workspace_id = DatumGetInt32(column(i, 2));
+		wanted[i].workers = DatumGetInt32(column(i, 3));
+		wanted[i].generation = DatumGetInt64(column(i, 4));
+		memcpy(wanted[i].name, name, pg_mbcliplen(name, strlen(name), NAMEDATALEN - 1));
+	}
+	return wanted;
+}
+
+/* Does this data belong to this server and database?  Raises when its key is not there. */
+static bool
+is_attached(void)
+{
+	bool		attached = cdp_owner_query("SELECT system_identifier, database_oid FROM cdp_data.instance",
+										   0, NULL, NULL, NULL) == 1 &&
+		DatumGetInt64(column(0, 1)) == (int64) GetSystemIdentifier() &&
+		DatumGetObjectId(column(0, 2)) == MyDatabaseId;
+
+	cdp_key_require();
+	return attached;
+}
+
+/* Lock held. */
+static CdpSlot *
+source_slot(int32 source_id, int worker)
+{
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		CdpSlot    *slot = &cdp_workers->slots[i];
+
+		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE &&
+			slot->database == MyDatabaseId && slot->source_id == source_id &&
+			slot->worker == worker)
+			return slot;
+	}
+	return NULL;
+}
+
+/* Lock held.  True if the launcher has something to do. */
+static bool
+publish_worker(const Wanted *wanted, int worker)
+{
+	CdpSlot    *slot = source_slot(wanted->source_id, worker);
+	bool		changed = slot == NULL || slot->generation != wanted->generation;
+
+	if (slot == NULL)
+		slot = cdp_slot_allocate(CDP_WORKER_SOURCE, MyDatabaseId);
+	if (slot == NULL)
+		return false;			/* all are used: cdp.status says so */
+	if (changed)
+		slot->next_start = 0;
+	slot->wanted = true;
+	slot->source_id = wanted->source_id;
+	slot->workspace_id = wanted->workspace_id;
+	slot->worker = worker;
+	slot->nworkers = wanted->workers;
+	slot->generation = wanted->generation;
+	memcpy(slot->name, wanted->name, NAMEDATALEN);
+	return changed;
+}
+
+static void
+publish(const Wanted *wanted, int n)
+{
+	bool		changed = false;
+	int			nwanted = 0,
+				nbefore = 0;
+
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		CdpSlot    *slot = &cdp_workers->slots[i];
+
+		if (slot->state == CDP_SLOT_FREE || slot->kind != CDP_WORKER_SOURCE ||
+			slot->database != MyDatabaseId)
+			continue;
+		nbefore += slot->wanted;
+		slot->wanted = false;
+	}
+	for (int s = 0; s < n; s++)
+	{
+		for (int i = 0; i < wanted[s].workers; i++)
+		{
+			changed |= publish_worker(&wanted[s], i);
+			nwanted++;
+		}
+	}
+	LWLockRelease(cdp_workers->lock);
+	if (changed || nwanted != nbefore)
+		cdp_wake_launcher(false, false);
+}
+
+/* ---------------------------------------------------------------- rounds */
+
+static bool
+is_wanted_here(void)
+{
+	return cdp_workers_enabled && cdp_is_set_up() && OidIsValid(get_extension_oid("cdp", true));
+}
+
+static void
+look_at_sources(void)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (!is_wanted_here())
+	{
+		cdp_slot_condition(me, CDP_COND_ABSENT);
+		cdp_slot_end();
+	}
+	SPI_connect();
+	if (is_attached())
+	{
+		int			n;
+		Wanted	   *wanted = read_sources(&n);
+
+		publish(wanted, n);
+		cdp_slot_condition(me, CDP_COND_RUNNING);
+	}
+	else
+	{
+		publish(NULL, 0);
+		cdp_slot_condition(me, CDP_COND_DETACHED);
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+static void
+run_due_jobs(void)
+{
+	for (int i = 0; i < lengthof(jobs); i++)
+	{
+		bool		done;
+
+		if (jobs[i].next > GetCurrentTimestamp())
+			continue;
+		pgstat_report_activity(STATE_RUNNING, jobs[i].name);
+		done = jobs[i].run();
+		jobs[i].next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+												   done ? jobs[i].every_ms : RETRY_MS);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+rounds(void)
+{
+	for (;;)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (cdp_slot_stop_requested(me))
+			cdp_slot_end();
+		look_at_sources();
+		run_due_jobs();
+		cdp_slot_healthy(me);
+		pgstat_report_stat(true);
+		pgstat_report_activity(STATE_IDLE, NULL);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 ROUND_MS, cdp_wait_event("CdpMaintenance"));
+		ResetLatch(MyLatch);
+	}
+}
+
+void
+cdp_maintenance_main(Datum arg)
+{
+	MemoryContext cxt = TopMemoryContext;
+
+	me = cdp_slot_attach(arg);
+	SetConfigOption("application_name", "cdp maintenance", PGC_USERSET, PGC_S_OVERRIDE);
+	PG_TRY();
+	{
+		rounds();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(cxt);
+		cdp_slot_fail(me, error);
+	}
+	PG_END_TRY();
+}

@@ -1,0 +1,215 @@
+/*
+ * slot.c: the process side of a slot: how a worker takes it, what it reports
+ * there, and how it ends.
+ *
+ * A worker exits with code 0 when it was asked to stop, or finds that there is
+ * nothing for it to do, and with 1 when it failed.  The postmaster never
+ * restarts it: the launcher does, after a back-off that grows with failures in
+ * a row and is forgotten when the worker reports that it is healthy.  The same
+ * error again is not logged again.
+ */
+#include "cdp.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "launcher.h"
+
+static bool ended_well = false;
+
+/* ---------------------------------------------------------------- take and leave */
+
+static void
+slot_leave(int code, Datum arg)
+{
+	CdpSlot    *slot = (CdpSlot *) DatumGetPointer(arg);
+
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	if (slot->pid == MyProcPid)
+	{
+		bool		asked = slot->stop_deadline != 0;
+
+		slot->state = CDP_SLOT_DOWN;
+		slot->pid = 0;
+		slot->latch = NULL;
+		slot->stop_deadline = 0;
+		slot->failures = asked || ended_well ? 0 : slot->failures + 1;
+		slot->next_start = cdp_backoff_until(slot->failures);
+		if (slot->condition != CDP_COND_ABSENT)
+			slot->condition = CDP_COND_STARTING;
+		if (cdp_workers->launcher_latch)
+			SetLatch(cdp_workers->launcher_latch);
+	}
+	LWLockRelease(cdp_workers->lock);
+	ConditionVariableBroadcast(&cdp_workers->progress);
+}
+
+/* The start that the launcher asked for, and no other, may take the slot. */
+static bool
+slot_take(CdpSlot *slot, uint32 token)
+{
+	bool		mine;
+
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	mine = slot->state == CDP_SLOT_STARTING && slot->token == token;
+	if (mine)
+	{
+		slot->state = CDP_SLOT_UP;
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		slot->condition = CDP_COND_STARTING;
+		slot->running_generation = slot->generation;
+		slot->started_at = GetCurrentTimestamp();
+		slot->nparts = 0;
+	}
+	LWLockRelease(cdp_workers->lock);
+	return mine;
+}
+
+/* Whatever the database, a role or the configuration file says. */
+static void
+force_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"synchronous_commit", "off"},	/* positions are lost together with the data */
+		{"statement_timeout", "0"},
+		{"lock_timeout", "250ms"},
+		{"deadlock_timeout", "50ms"},	/* so that the worker is the victim, not a client */
+		{"idle_in_transaction_session_timeout", "0"},
+		{"idle_session_timeout", "0"},
+		{"transaction_timeout", "0"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"row_security", "on"},
+		{"TimeZone", "UTC"},
+		{"DateStyle", "ISO"},
+		{"IntervalStyle", "postgres"},
+		{"log_min_error_statement", "panic"},	/* statements could carry personal data */
+		{"log_parameter_max_length_on_error", "0"},
+		{"log_min_duration_statement", "-1"},
+		{"exit_on_error", "off"},
+		{"jit", "off"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		if (GetConfigOption(settings[i][0], true, false) != NULL)
+			SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+CdpSlot *
+cdp_slot_attach(Datum arg)
+{
+	CdpSlot    *slot = &cdp_workers->slots[DatumGetInt32(arg)];
+	uint32		token;
+
+	memcpy(&token, MyBgworkerEntry->bgw_extra, sizeof(token));
+	on_shmem_exit(slot_leave, PointerGetDatum(slot));
+	if (!slot_take(slot, token))
+		proc_exit(0);			/* the launcher gave up waiting for this start */
+	pqsignal(SIGTERM, die);
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	BackgroundWorkerUnblockSignals();
+	BackgroundWorkerInitializeConnectionByOid(slot->database, InvalidOid, 0);
+	force_settings();
+	return slot;
+}
+
+/* ---------------------------------------------------------------- report */
+
+/* The configuration changed, the database must be free of workers, or nobody wants this one any more. */
+bool
+cdp_slot_stop_requested(const CdpSlot *slot)
+{
+	bool		stop;
+
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	stop = slot->stop_deadline != 0;
+	LWLockRelease(cdp_workers->lock);
+	return stop;
+}
+
+/* Nobody restarts a worker that ends like this but for a new reason. */
+void
+cdp_slot_end(void)
+{
+	ended_well = true;
+	proc_exit(0);
+}
+
+void
+cdp_slot_condition(CdpSlot *slot, CdpCondition condition)
+{
+	if (slot->condition == condition)
+		return;					/* nobody else writes it while we live */
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	slot->condition = condition;
+	LWLockRelease(cdp_workers->lock);
+}
+
+void
+cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text)
+{
+	int			len = pg_mbcliplen(text, strlen(text), CDP_SLOT_ERROR - 1);
+
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	memcpy(slot->last_error, text, len);
+	slot->last_error[len] = '\0';
+	strlcpy(slot->last_sqlstate, sqlstate, sizeof(slot->last_sqlstate));
+	slot->last_error_at = GetCurrentTimestamp();
+	LWLockRelease(cdp_workers->lock);
+}
+
+/* It works: failures before this moment are history. */
+void
+cdp_slot_healthy(CdpSlot *slot)
+{
+	int			failures = slot->failures;
+
+	if (failures == 0)
+		return;
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	slot->failures = 0;
+	LWLockRelease(cdp_workers->lock);
+	ereport(LOG, (errmsg("%s works again", MyBgworkerEntry->bgw_name)));
+}
+
+/*
+ * What may be shown and logged of an error.  The text of a data exception
+ * quotes the value, which may be personal data; other primary texts name
+ * objects only, and details are never shown.
+ */
+const char *
+cdp_error_text(const ErrorData *error)
+{
+	if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION)
+		return "a value was refused by its data type";
+	return error->message;
+}
+
+/* The process ends because of error, which was copied; the transaction is over. */
+void
+cdp_slot_fail(CdpSlot *slot, ErrorData *error)
+{
+	const char *text = cdp_error_text(error);
+	const char *sqlstate = unpack_sql_state(error->sqlerrcode);
+	bool		repeated = slot->failures > 0 && strcmp(slot->last_sqlstate, sqlstate) == 0 &&
+		strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
+
+	cdp_slot_error(slot, sqlstate, text);
+	ereport(repeated ? DEBUG1 : LOG,
+			(errmsg("%s failed: %s", MyBgworkerEntry->bgw_name, text),
+			 errdetail_log("SQLSTATE %s.", sqlstate),
+			 error->context && text == error->message ? errcontext("%s", error->context) : 0,
+			 errhidestmt(true)));
+	proc_exit(1);
+}

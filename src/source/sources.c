@@ -1,0 +1,546 @@
+/*
+ * sources.c: create, alter, pause, resume and drop a source, from SQL.
+ *
+ * What can be wrong with a source is said here, when it is made: options are
+ * an allow-list of names with a check each, and those of the Kafka client go
+ * through options.c, so no secret gets into the table.  Whether brokers answer
+ * and topics exist is the worker's business: they may come later.
+ *
+ * A change is a row of cdp_data.source; the workers hear of it when it commits.
+ * Execution is granted to cdp_admin; who is no superuser works on sources of
+ * the workspaces that were granted to him.  The table is written as cdp_owner.
+ */
+#include "cdp.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "engine.h"
+#include "launcher.h"
+
+#define MAX_NAME 63				/* characters */
+#define MAX_TOPIC 249			/* Kafka's limit */
+#define MAX_WORKERS 64
+
+/* ---------------------------------------------------------------- options */
+
+typedef enum OptionKind
+{
+	OPTION_BOOL,
+	OPTION_NAME,
+	OPTION_SKEW,
+	OPTION_START,
+	OPTION_INTERVAL,
+	OPTION_OBJECT,
+	OPTION_CLIENT
+} OptionKind;
+
+static const struct
+{
+	const char *name;
+	OptionKind	kind;
+}			known_options[] = {
+	{"skew", OPTION_SKEW},
+	{"max_future", OPTION_INTERVAL},
+	{"trust_received_at", OPTION_BOOL},
+	{"alias", OPTION_BOOL},
+	{"email_from_properties", OPTION_BOOL},
+	{"id_space", OPTION_NAME},
+	{"start", OPTION_START},
+	{"mapping", OPTION_OBJECT},
+	{"client", OPTION_CLIENT}
+};
+
+static void
+refuse_option(const char *name, const char *expected)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("invalid value of source option \"%s\"", name),
+			 errdetail("It must be %s.", expected)));
+}
+
+static char *
+value_text(const JsonbValue *v)
+{
+	return pnstrdup(v->val.string.val, v->val.string.len);
+}
+
+static bool
+is_one_of(const JsonbValue *v, const char *a, const char *b, const char *c)
+{
+	CdpStr		s;
+
+	if (v->type != jbvString)
+		return false;
+	s = (CdpStr) {v->val.string.val, v->val.string.len};
+	return cdp_str_eq(s, cdp_str(a)) || cdp_str_eq(s, cdp_str(b)) || cdp_str_eq(s, cdp_str(c));
+}
+
+/* Raises in the words of interval's input function when it is none. */
+static void
+check_interval(const char *name, const JsonbValue *v)
+{
+	Interval   *i;
+
+	if (is_one_of(v, "infinity", "infinity", "infinity"))
+		return;
+	if (v->type != jbvString)
+		refuse_option(name, "an interval or \"infinity\"");
+	i = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(value_text(v)),
+											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (i->time < 0 || i->day < 0 || i->month < 0)
+		refuse_option(name, "an interval that is not negative, or \"infinity\"");
+}
+
+static void
+check_client_option(const char *name, const JsonbValue *v)
+{
+	const char *value;
+	const char *why;
+
+	if (v->type == jbvString)
+		value = value_text(v);
+	else if (v->type == jbvNumeric)
+		value = DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)));
+	else if (v->type == jbvBool)
+		value = v->val.boolean ? "true" : "false";
+	else
+		value = NULL;
+	why = value ? cdp_kafka_option_error(name, value) : "Its value must be a string, a number or a boolean.";
+	if (why)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client option \"%s\" cannot be set", name),
+				 errdetail("%s", why)));
+}
+
+static void
+check_client(const JsonbValue *object, bool kafka)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	char	   *name = NULL;
+
+	if (object->type != jbvBinary || !JsonContainerIsObject(object->val.binary.data))
+		refuse_option("client", "an object of librdkafka options");
+	if (!kafka)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a source without brokers has no client options")));
+	it = JsonbIteratorInit(object->val.binary.data);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = value_text(&v);
+		else if (token == WJB_VALUE)
+			check_client_option(name, &v);
+	}
+}
+
+static void
+check_value(const char *name, OptionKind kind, const JsonbValue *v, bool kafka)
+{
+	switch (kind)
+	{
+		case OPTION_BOOL:
+			if (v->type != jbvBool && !is_one_of(v, "on", "off", "off"))
+				refuse_option(name, "true, false, \"on\" or \"off\"");
+			break;
+		case OPTION_NAME:
+			if (v->type != jbvString || v->val.string.len == 0 || v->val.string.len > MAX_NAME)
+				refuse_option(name, "a string of 1 to 63 bytes");
+			break;
+		case OPTION_SKEW:
+			if (!is_one_of(v, "quantum", "segment", "none"))
+				refuse_option(name, "\"quantum\", \"segment\" or \"none\"");
+			break;
+		case OPTION_START:
+			if (!is_one_of(v, "earliest", "latest", "latest"))
+				refuse_option(name, "\"earliest\" or \"latest\"");
+			break;
+		case OPTION_INTERVAL:
+			check_interval(name, v);
+			break;
+		case OPTION_OBJECT:
+			if (v->type != jbvBinary || !JsonContainerIsObject(v->val.binary.data))
+				refuse_option(name, "an object");
+			break;
+		case OPTION_CLIENT:
+			check_client(v, kafka);
+			break;
+	}
+}
+
+static void
+check_option(const char *name, const JsonbValue *v, bool kafka)
+{
+	for (int i = 0; i < lengthof(known_options); i++)
+	{
+		if (strcmp(known_options[i].name, name) == 0)
+		{
+			check_value(name, known_options[i].kind, v, kafka);
+			return;
+		}
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown source option \"%s\"", name),
+			 errhint("Options of the Kafka client go into the object \"client\".")));
+}
+
+static void
+check_options(Jsonb *options, const CdpFormat *format, bool kafka)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue	v;
+	char	   *name = NULL;
+
+	if (!JB_ROOT_IS_OBJECT(options))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source options must be a JSON object")));
+	it = JsonbIteratorInit(&options->root);
+	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+			name = value_text(&v);
+		else if (token == WJB_VALUE)
+			check_option(name, &v, kafka);
+	}
+	if (format->compile)
+		(void) format->compile(options);
+}
+
+/* ---------------------------------------------------------------- brokers and topics */
+
+static void
+check_topic(const char *topic)
+{
+	size_t		len = strlen(topic);
+
+	if (len == 0 || len > MAX_TOPIC || strcmp(topic, ".") == 0 || strcmp(topic, "..") == 0 ||
+		strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid topic name \"%s\"", topic),
+				 errdetail("A topic has 1 to %d letters, digits, dots, underscores and hyphens.", MAX_TOPIC)));
+}
+
+static void
+check_topics(ArrayType *topics)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+
+	deconstruct_array(topics, TEXTOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
+	if (n == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a Kafka source needs at least one topic")));
+	for (int i = 0; i < n; i++)
+	{
+		const char *topic = nulls[i] ? "" : TextDatumGetCString(values[i]);
+
+		check_topic(topic);
+		for (int j = 0; j < i; j++)
+			if (strcmp(topic, TextDatumGetCString(values[j])) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						 errmsg("topic \"%s\" is given twice", topic)));
+	}
+}
+
+/* ---------------------------------------------------------------- a source */
+
+typedef struct Source
+{
+	int32		id;
+	int32		workspace_id;
+	bool		kafka;
+	Datum		values[6];		/* brokers, topics, format, options, workers, paused */
+	char		nulls[6];
+} Source;
+
+enum
+{
+	COL_BROKERS, COL_TOPICS, COL_FORMAT, COL_OPTIONS, COL_WORKERS, COL_PAUSED
+};
+
+static void
+check_source(const Source *s)
+{
+	bool		kafka = s->nulls[COL_BROKERS] == ' ';
+	int32		workers = DatumGetInt32(s->values[COL_WORKERS]);
+	char	   *format = TextDatumGetCString(s->values[COL_FORMAT]);
+	const CdpFormat *f = cdp_format_find(format);
+
+	if (kafka != (s->nulls[COL_TOPICS] == ' '))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a source has both brokers and topics, or neither"),
+				 errdetail("Without them it is an SQL source.")));
+	if (kafka && TextDatumGetCString(s->values[COL_BROKERS])[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("brokers must not be empty"),
+				 errhint("Write them as host:port, separated by commas.")));
+	if (kafka)
+		check_topics(DatumGetArrayTypeP(s->values[COL_TOPICS]));
+	if (f == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown format \"%s\"", format)));
+	if (workers < 1 || workers > MAX_WORKERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("workers must be between 1 and %d", MAX_WORKERS)));
+	check_options(DatumGetJsonbP(s->values[COL_OPTIONS]), f, kafka);
+}
+
+static Datum
+result(int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
+}
+
+static void
+forbid_source(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied for source \"%s\"", name),
+			 errdetail("It belongs to a workspace that you do not work in.")));
+}
+
+/* The row, locked; SPI is connected.  Raises when there is none, or it is not the caller's. */
+static Source
+lock_source(const char *name)
+{
+	Oid			types[] = {TEXTOID};
+	Datum		values[] = {CStringGetTextDatum(name)};
+	Source		s = {0};
+	bool		isnull;
+
+	if (cdp_owner_query("SELECT source_id, workspace_id, brokers, topics, format, options, workers, paused"
+						" FROM cdp_data.source WHERE name OPERATOR(pg_catalog.=) $1 FOR UPDATE",
+						1, types, values, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source \"%s\" does not exist", name)));
+	s.id = DatumGetInt32(result(1, &isnull));
+	s.workspace_id = DatumGetInt32(result(2, &isnull));
+	for (int i = 0; i < lengthof(s.values); i++)
+	{
+		s.values[i] = result(3 + i, &isnull);
+		s.nulls[i] = isnull ? 'n' : ' ';
+	}
+	s.kafka = s.nulls[COL_BROKERS] == ' ';
+	if (!superuser_arg(GetOuterUserId()) && !cdp_role_has_workspace(GetOuterUserId(), s.workspace_id))
+		forbid_source(name);
+	return s;
+}
+
+static char *
+name_argument(FunctionCallInfo fcinfo)
+{
+	char	   *name;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("the name of a source must not be null")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	if (name[0] == '\0' || pg_mbstrlen(name) > MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of a source must have 1 to %d characters", MAX_NAME)));
+	return name;
+}
+
+/* Arguments 1 to 4 and 6 of create_source and alter_source; NULL leaves what is there. */
+static void
+take_arguments(FunctionCallInfo fcinfo, Source *s)
+{
+	static const int arguments[] = {1, 2, 3, 4, 6};
+
+	for (int i = 0; i < lengthof(arguments); i++)
+	{
+		if (PG_ARGISNULL(arguments[i]))
+			continue;
+		s->values[i] = PG_GETARG_DATUM(arguments[i]);
+		s->nulls[i] = ' ';
+	}
+}
+
+static void
+warn_not_preloaded(bool kafka)
+{
+	if (kafka && !cdp_preloaded)
+		ereport(WARNING,
+				(errmsg("nothing will consume this source"),
+				 errhint("Add cdp to shared_preload_libraries and restart the server.")));
+}
+
+/* ---------------------------------------------------------------- SQL functions */
+
+static void
+insert_source(const char *name, const Source *s)
+{
+	Oid			types[7] = {INT4OID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, INT4OID};
+	Datum		values[7] = {Int32GetDatum(s->workspace_id), CStringGetTextDatum(name)};
+	char		nulls[8] = "       ";
+
+	memcpy(&values[2], s->values, 5 * sizeof(Datum));
+	memcpy(&nulls[2], s->nulls, 5);
+	SPI_connect();
+	if (cdp_owner_query("INSERT INTO cdp_data.source (workspace_id, name, brokers, topics, format, options, workers)"
+						" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING",
+						lengthof(types), types, values, nulls) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("source \"%s\" already exists", name)));
+	SPI_finish();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_create_source);
+
+Datum
+cdp_sql_create_source(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	Source		s = {.nulls = {'n', 'n', ' ', ' ', ' ', ' '}};
+
+	cdp_version_require();
+	s.values[COL_FORMAT] = CStringGetTextDatum("segment");
+	s.values[COL_OPTIONS] = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+	s.values[COL_WORKERS] = Int32GetDatum(1);
+	take_arguments(fcinfo, &s);
+	s.workspace_id = cdp_workspace_of_caller(PG_ARGISNULL(5) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(5)))->id;
+	check_source(&s);
+	warn_not_preloaded(s.nulls[COL_BROKERS] == ' ');
+	insert_source(name, &s);
+	cdp_launcher_wake();
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_alter_source);
+
+Datum
+cdp_sql_alter_source(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	Oid			types[6] = {INT4OID, TEXTOID, TEXTARRAYOID, TEXTOID, JSONBOID, INT4OID};
+	Datum		values[6];
+	char		nulls[7] = "      ";
+	Source		s;
+
+	cdp_version_require();
+	SPI_connect();
+	s = lock_source(name);
+	take_arguments(fcinfo, &s);
+	if (!PG_ARGISNULL(5) &&
+		cdp_workspace_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(5)))->id != s.workspace_id)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a source cannot be moved to another workspace"),
+				 errhint("Create another source in that workspace.")));
+	check_source(&s);
+	values[0] = Int32GetDatum(s.id);
+	memcpy(&values[1], s.values, 5 * sizeof(Datum));
+	memcpy(&nulls[1], s.nulls, 5);
+	cdp_owner_query("UPDATE cdp_data.source SET brokers = $2, topics = $3, format = $4, options = $5, workers = $6"
+					" WHERE source_id OPERATOR(pg_catalog.=) $1",
+					lengthof(types), types, values, nulls);
+	SPI_finish();
+	cdp_launcher_wake();
+	PG_RETURN_VOID();
+}
+
+static void
+set_paused(const char *name, bool paused)
+{
+	Oid			types[2] = {INT4OID, BOOLOID};
+	Datum		values[2];
+	Source		s;
+
+	cdp_version_require();
+	SPI_connect();
+	s = lock_source(name);
+	if (!s.kafka)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source \"%s\" has no brokers", name),
+				 errdetail("Nothing consumes an SQL source.")));
+	values[0] = Int32GetDatum(s.id);
+	values[1] = BoolGetDatum(paused);
+	cdp_owner_query("UPDATE cdp_data.source SET paused = $2 WHERE source_id OPERATOR(pg_catalog.=) $1",
+					lengthof(types), types, values, NULL);
+	SPI_finish();
+	if (!paused)
+		warn_not_preloaded(true);
+	cdp_launcher_wake();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_pause_source);
+
+Datum
+cdp_sql_pause_source(PG_FUNCTION_ARGS)
+{
+	set_paused(name_argument(fcinfo), true);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_resume_source);
+
+Datum
+cdp_sql_resume_source(PG_FUNCTION_ARGS)
+{
+	set_paused(name_argument(fcinfo), false);
+	PG_RETURN_VOID();
+}
+
+/* Parked messages are good ones: they may not vanish with their source. */
+static void
+require_nothing_parked(const char *name, Oid *types, Datum *values)
+{
+	if (cdp_owner_query("SELECT 1 FROM cdp_data.parked WHERE source_id OPERATOR(pg_catalog.=) $1 LIMIT 1",
+						1, types, values, NULL) > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("source \"%s\" has parked messages", name),
+				 errhint("They are applied as soon as nobody holds the people they speak of; try again then.")));
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_drop_source);
+
+Datum
+cdp_sql_drop_source(PG_FUNCTION_ARGS)
+{
+	char	   *name = name_argument(fcinfo);
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+	Source		s;
+
+	cdp_version_require();
+	SPI_connect();
+	s = lock_source(name);
+	values[0] = Int32GetDatum(s.id);
+	cdp_owner_query("DELETE FROM cdp_data.source_offset WHERE source_id OPERATOR(pg_catalog.=) $1",
+					1, types, values, NULL);
+	require_nothing_parked(name, types, values);
+	cdp_owner_query("DELETE FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1",
+					1, types, values, NULL);
+	SPI_finish();
+	cdp_launcher_wake();
+	PG_RETURN_VOID();
+}

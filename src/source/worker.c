@@ -1,0 +1,664 @@
+/*
+ * worker.c: one source worker: worker i of n of one source.
+ *
+ *   starting --(no such source)-------------------------------> exits 0
+ *   starting --(topics there, bounds known, assigned)--> running
+ *   running  <--(broker or topic away, lock not had)---> waiting
+ *   any      --(asked to stop: other configuration, paused)---> exits 0
+ *   any      --(error)----------------------------------------> exits 1
+ *
+ * The loop: poll what is in the transport's queue, up to cdp.batch_rows and
+ * cdp.batch_bytes; apply it in one transaction that also advances the
+ * positions; report.  No transaction is open while it waits, and it waits for
+ * the latch, the transport's pipe and the postmaster at once.  What arrives
+ * after a quiet moment is committed at once; after that, batches start at least
+ * PACE_MS apart, so a steady flow makes at most a hundred commits a second and
+ * a fast one makes big batches.
+ *
+ * Exactly once.  Positions are written by the engine, in the transaction of the
+ * data, on condition that they are what we think (fencing).  If they are not
+ * (another worker, a DBA), or a lock was not had in time, or a deadlock chose
+ * us, the transaction is over, the positions are read again, and the partitions
+ * are assigned again from there.  Any other error ends the process; the
+ * launcher starts it again after a back-off.  synchronous_commit is off: a crash
+ * takes the last data and their positions together.
+ *
+ * SIGTERM is die: it ends a wait at once, and a batch at its next check.
+ *
+ * Memory: w.cxt for the life of the process, batch_cxt reset after each round.
+ * The consumer is opened after the fork and closed in before_shmem_exit; it
+ * owns the bodies of a batch until release().
+ */
+#include "cdp.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "worker.h"
+
+#define PACE_MS 10				/* between the starts of two batches */
+#define RETRY_FIRST_MS 50		/* after a lost lock; doubled up to */
+#define RETRY_MAX_MS 1000
+#define RATE_MS 1000			/* a rate is counted over at least this */
+#define CONTEXT_PARTS 8			/* partitions that an error context names */
+
+static Worker w;
+static MemoryContext batch_cxt;
+static CdpMessage *messages;
+static int	max_messages = 0;
+static WaitEventSet *wait_set;
+static TimestampTz batch_started = 0;
+static int	retries = 0;		/* in a row */
+
+/* ---------------------------------------------------------------- transactions */
+
+void
+cdp_worker_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+}
+
+void
+cdp_worker_commit(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(batch_cxt);
+}
+
+/* ---------------------------------------------------------------- configuration */
+
+/* Strings of a text array, kept. */
+static const char **
+keep_array(Datum array, int *n)
+{
+	Datum	   *values;
+	const char **kept;
+	MemoryContext old;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &values, NULL, n);
+	old = MemoryContextSwitchTo(w.cxt);
+	kept = palloc(Max(*n, 1) * sizeof(char *));
+	for (int i = 0; i < *n; i++)
+		kept[i] = TextDatumGetCString(values[i]);
+	MemoryContextSwitchTo(old);
+	return kept;
+}
+
+static Datum
+column(int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, number, isnull);
+}
+
+static const char *
+keep_text(int number)
+{
+	bool		isnull;
+
+	return MemoryContextStrdup(w.cxt, TextDatumGetCString(column(number, &isnull)));
+}
+
+/* SPI is connected and has the source's row. */
+static void
+keep_row(void)
+{
+	bool		isnull;
+	const char **topics;
+	int			n;
+
+	w.workspace_id = DatumGetInt32(column(1, &isnull));
+	w.name = keep_text(2);
+	w.brokers = keep_text(3);
+	topics = keep_array(column(4, &isnull), &w.ntopics);
+	w.topics = MemoryContextAllocZero(w.cxt, Max(w.ntopics, 1) * sizeof(Topic));
+	for (int t = 0; t < w.ntopics; t++)
+	{
+		w.topics[t].name = topics[t];
+		w.topics[t].len = strlen(topics[t]);
+	}
+	w.from_latest = DatumGetBool(column(5, &isnull));
+	w.option_names = keep_array(column(6, &isnull), &w.noptions);
+	w.option_values = keep_array(column(7, &isnull), &n);
+	w.nworkers = DatumGetInt32(column(8, &isnull));
+}
+
+/* False: there is no such source, or it is at rest. */
+static bool
+load_source(void)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(w.source_id)};
+	bool		found;
+
+	cdp_worker_begin();
+	cdp_key_require();
+	SPI_connect();
+	found = cdp_owner_query("SELECT workspace_id, name, brokers, topics,"
+							" coalesce(options OPERATOR(pg_catalog.->>) 'start', '') OPERATOR(pg_catalog.=) 'latest',"
+							" ARRAY(SELECT key FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
+							" ARRAY(SELECT value FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
+							" workers"
+							" FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1"
+							" AND brokers IS NOT NULL AND NOT paused",
+							lengthof(types), types, values, NULL) == 1;
+	if (found)
+		keep_row();
+	SPI_finish();
+	cdp_worker_commit();
+	return found;
+}
+
+/* ---------------------------------------------------------------- the transport */
+
+static void
+close_consumer(int code, Datum arg)
+{
+	if (w.consumer)
+		w.transport->close(w.consumer);
+	w.consumer = NULL;
+}
+
+static void
+open_consumer(void)
+{
+	CdpTransportFunction door = (CdpTransportFunction)
+		load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
+	const char *error = NULL;
+
+	w.transport = door();
+	before_shmem_exit(close_consumer, (Datum) 0);
+	w.consumer = w.transport->open(w.brokers, w.option_names, w.option_values, w.noptions, &error);
+	if (w.consumer == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_FAILURE),
+				 errmsg("could not open a Kafka consumer: %s", error ? error : "no reason given")));
+	wait_set = cdp_create_wait_event_set(3);
+	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, w.transport->wakeup_fd(w.consumer), NULL, NULL);
+}
+
+/* What the library wants us to know; one that it cannot get over ends the process. */
+static void
+take_errors(void)
+{
+	CdpPartition id;
+	bool		fatal,
+				out_of_range;
+	const char *text;
+
+	while (w.transport->next_error(w.consumer, &fatal, &id, &out_of_range, &text))
+	{
+		Part	   *part = out_of_range ? cdp_parts_find(&w, id.topic, id.partition) : NULL;
+
+		if (fatal)
+			ereport(ERROR,
+					(errcode(ERRCODE_CONNECTION_FAILURE),
+					 errmsg("the Kafka consumer failed: %s", text)));
+		if (part)
+			cdp_parts_recheck(&w, part);
+		cdp_slot_error(w.slot, "08000", text);
+	}
+}
+
+/* ---------------------------------------------------------------- a batch */
+
+/* The record before the position, read once more: is it the one that we read? */
+static bool
+verify(Part *part, const CdpMessage *msg)
+{
+	part->verify = false;
+	if (msg->offset >= part->position)
+	{
+		part->new_state = "unverified"; /* it is gone: compacted, or a control record */
+		return false;
+	}
+	if (cdp_record_hash(w.workspace_id, msg) == part->last_hash)
+	{
+		part->new_state = "ok";
+		return true;
+	}
+	part->state = CDP_PART_DIVERGED;
+	part->new_state = "diverged";
+	w.assign = true;
+	cdp_part_report_diverged(&w, part, "The record before the position is another one.");
+	return true;
+}
+
+/* Keep what is ours and new; returns how many messages are left, in front. */
+static int
+sort_out(int n)
+{
+	int			kept = 0;
+	Part	   *part = NULL;
+
+	for (int i = 0; i < n; i++)
+	{
+		CdpMessage *msg = &messages[i];
+
+		if (part == NULL || part->partition != msg->partition ||
+			!cdp_str_eq(cdp_part_id(&w, part).topic, msg->topic))
+			part = cdp_parts_find(&w, msg->topic, msg->partition);
+		if (part == NULL || part->state != CDP_PART_OK)
+			continue;
+		if (part->verify && verify(part, msg))
+			continue;
+		if (msg->offset < part->position)
+			continue;
+		messages[kept] = *msg;
+		part->last = &messages[kept++];
+		part->counted++;
+	}
+	return kept;
+}
+
+/* A partition whose position moved without a message: only control records were there. */
+static bool
+any_moved(void)
+{
+	for (int i = 0; i < w.nparts; i++)
+	{
+		Part	   *part = w.parts[i];
+		CdpPartition id = cdp_part_id(&w, part);
+
+		if (part->state == CDP_PART_OK && w.transport->position(w.consumer, &id) > part->position)
+			return true;
+		if (part->state == CDP_PART_OK && part->verify &&
+			w.transport->position(w.consumer, &id) >= part->position)
+			return true;
+	}
+	return false;
+}
+
+/* What is to be advanced, in the order of topic and partition. */
+static int
+make_advances(CdpAdvance *advances)
+{
+	int			n = 0;
+
+	for (int i = 0; i < w.nparts; i++)
+	{
+		Part	   *part = w.parts[i];
+		CdpPartition id = cdp_part_id(&w, part);
+		CdpAdvance *a = &advances[n];
+
+		part->next = part->position;
+		if (part->state != CDP_PART_OK)
+			continue;
+		part->next = Max(part->position, w.transport->position(w.consumer, &id));
+		if (part->verify && part->next >= part->position)
+		{
+			part->verify = false;	/* nothing is left of the record before the position */
+			part->new_state = "unverified";
+		}
+		if (part->next == part->position)
+			continue;
+		*a = (CdpAdvance) {id.topic, id.partition, part->position, part->next, CDP_NO_TIME, 0};
+		if (part->last && part->last->offset + 1 == part->next)
+		{
+			a->last_time = part->last->record_time;
+			a->last_hash = cdp_record_hash(w.workspace_id, part->last);
+		}
+		n++;
+	}
+	return n;
+}
+
+static void
+write_states(void)
+{
+	for (int i = 0; i < w.nparts; i++)
+	{
+		Part	   *part = w.parts[i];
+
+		if (part->new_state)
+			cdp_position_set_state(w.source_id, w.topics[part->topic].name, part->partition,
+								   part->new_state);
+	}
+}
+
+static void
+forget_batch(void)
+{
+	for (int i = 0; i < w.nparts; i++)
+	{
+		w.parts[i]->last = NULL;
+		w.parts[i]->new_state = NULL;
+	}
+	w.transport->release(w.consumer);
+}
+
+/* The partitions and offsets at work. */
+static void
+batch_context(void *arg)
+{
+	int			named = 0;
+
+	for (int i = 0; i < w.nparts && named < CONTEXT_PARTS; i++)
+	{
+		const Part *part = w.parts[i];
+
+		if (part->last == NULL)
+			continue;
+		errcontext("source \"%s\", topic \"%s\", partition %d, offsets %lld to %lld",
+				   w.name, w.topics[part->topic].name, part->partition,
+				   (long long) part->position, (long long) part->last->offset);
+		named++;
+	}
+}
+
+/* Apply n messages of the queue in one transaction; how many were new. */
+static int
+apply(int n)
+{
+	ErrorContextCallback context = {error_context_stack, batch_context, NULL};
+	CdpAdvance *advances = palloc(Max(w.nparts, 1) * sizeof(CdpAdvance));
+	int			kept,
+				nadvances;
+
+	error_context_stack = &context;
+	pgstat_report_activity(STATE_RUNNING, "applying a batch");
+	cdp_worker_begin();
+	kept = sort_out(n);
+	nadvances = make_advances(advances);
+	if (nadvances > 0)
+		cdp_apply(cdp_source_by_id(w.source_id), messages, kept, advances, nadvances, NULL, NULL);
+	write_states();
+	cdp_worker_commit();
+	error_context_stack = context.previous;
+	for (int i = 0; i < w.nparts; i++)
+		if (w.parts[i]->state == CDP_PART_OK)
+			w.parts[i]->position = w.parts[i]->next;
+	return kept;
+}
+
+/* ---------------------------------------------------------------- report */
+
+static void
+update_rate(Part *part, TimestampTz now)
+{
+	long		ms = TimestampDifferenceMilliseconds(part->counted_from, now);
+
+	if (ms < RATE_MS)
+		return;
+	part->rate = part->counted_from == 0 ? 0 : part->counted * 1000.0 / ms;
+	part->counted = 0;
+	part->counted_from = now;
+}
+
+/* Show what there is; kept is the size of the batch that was committed, or -1. */
+static void
+publish(int kept)
+{
+	CdpSlot    *slot = w.slot;
+	TimestampTz now = GetCurrentTimestamp();
+	int			n = Min(w.nparts, CDP_SLOT_PARTITIONS);
+
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	if (kept >= 0)
+	{
+		slot->nbatches++;
+		slot->nmessages += kept;
+		slot->last_commit_at = now;
+	}
+	for (int i = 0; i < n; i++)
+	{
+		Part	   *part = w.parts[i];
+
+		update_rate(part, now);
+		slot->parts[i] = (CdpPartitionStat) {part->topic, part->state, part->partition,
+		part->end < 0 ? -1 : Max(part->end, part->position), part->end_at, part->rate};
+	}
+	slot->nparts = n;
+	LWLockRelease(cdp_workers->lock);
+}
+
+/* wait_for_source: take its request, and answer it. */
+static void
+take_request(void)
+{
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	if (w.slot->request > w.request)
+	{
+		w.request = w.slot->request;
+		w.next_discover = 0;
+		w.next_check = 0;
+	}
+	LWLockRelease(cdp_workers->lock);
+}
+
+static void
+answer_request(void)
+{
+	if (w.request <= w.reached || !cdp_parts_reached(&w))
+		return;
+	w.reached = w.request;
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	w.slot->reached = w.reached;
+	LWLockRelease(cdp_workers->lock);
+	ConditionVariableBroadcast(&cdp_workers->progress);
+}
+
+/* ---------------------------------------------------------------- what may go wrong in a batch */
+
+static bool
+is_retryable(int sqlerrcode)
+{
+	switch (sqlerrcode)
+	{
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+			return true;
+		default:
+			return false;
+	}
+}
+
+static bool
+positions_moved(void)
+{
+	bool		moved = false;
+
+	cdp_worker_begin();
+	for (int i = 0; i < w.nparts; i++)
+	{
+		Part	   *part = w.parts[i];
+		CdpPosition row = cdp_position_read(w.source_id, w.topics[part->topic].name, part->partition);
+
+		moved |= part->state == CDP_PART_OK && (!row.found || row.position != part->position);
+	}
+	cdp_worker_commit();
+	return moved;
+}
+
+static void
+sleep_ms(long ms)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms,
+					 cdp_wait_event("CdpSourceRetry"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/* The batch is over because of error: read the positions and go on from there, or end. */
+static void
+recover(ErrorData *error)
+{
+	forget_batch();
+	if (!is_retryable(error->sqlerrcode) &&
+		!(error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE && positions_moved()))
+		cdp_slot_fail(w.slot, error);
+	if (retries++ == 0)
+		ereport(LOG, (errmsg("source \"%s\" tries again: %s", w.name, cdp_error_text(error))));
+	cdp_slot_error(w.slot, unpack_sql_state(error->sqlerrcode), cdp_error_text(error));
+	FreeErrorData(error);
+	cdp_slot_condition(w.slot, CDP_COND_WAITING);
+	sleep_ms(Min(RETRY_FIRST_MS << Min(retries - 1, 5), RETRY_MAX_MS));
+	cdp_parts_reread(&w);
+}
+
+static void
+batch_done(int kept)
+{
+	if (retries > 0)
+		ereport(LOG, (errmsg("source \"%s\" goes on", w.name)));
+	retries = 0;
+	forget_batch();
+	cdp_slot_healthy(w.slot);
+	publish(kept);
+	pgstat_report_stat(false);
+}
+
+/* Poll and apply; false: there was nothing. */
+static bool
+consume(void)
+{
+	volatile int kept = 0;
+	ErrorData  *volatile error = NULL;
+	int			n;
+
+	if (max_messages != cdp_batch_rows)
+	{
+		max_messages = cdp_batch_rows;
+		messages = messages ? repalloc(messages, max_messages * sizeof(CdpMessage)) :
+			MemoryContextAlloc(w.cxt, max_messages * sizeof(CdpMessage));
+	}
+	n = w.transport->poll(w.consumer, messages, max_messages, (Size) cdp_batch_bytes * 1024);
+	take_errors();
+	if (n == 0 && !any_moved())
+		return false;
+	batch_started = GetCurrentTimestamp();
+	PG_TRY();
+	{
+		kept = apply(n);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(w.cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(batch_cxt);
+	}
+	PG_END_TRY();
+	if (error)
+		recover(error);
+	else
+		batch_done(kept);
+	return true;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static void
+wait_for_something(void)
+{
+	WaitEvent	event;
+	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cdp_parts_next_round(&w));
+
+	pgstat_report_stat(true);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	(void) WaitEventSetWait(wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
+	ResetLatch(MyLatch);
+}
+
+/* Batches that follow each other closely start at least PACE_MS apart. */
+static void
+pace(void)
+{
+	long		ms = TimestampDifferenceMilliseconds(batch_started, GetCurrentTimestamp());
+
+	if (ms < PACE_MS)
+		sleep_ms(PACE_MS - ms);
+}
+
+static void
+look_around(void)
+{
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	if (cdp_slot_stop_requested(w.slot))
+		cdp_slot_end();
+	take_request();
+}
+
+static void
+loop(void)
+{
+	for (;;)
+	{
+		look_around();
+		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
+		{
+			cdp_parts_round(&w);
+			publish(-1);
+		}
+		cdp_slot_condition(w.slot, cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+		if (consume())
+			pace();
+		else
+		{
+			answer_request();
+			wait_for_something();
+		}
+		answer_request();
+		MemoryContextReset(batch_cxt);
+	}
+}
+
+static void
+run(void)
+{
+	if (!load_source())
+		cdp_slot_end();
+	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
+	open_consumer();
+	loop();
+}
+
+void
+cdp_source_main(Datum arg)
+{
+	w.slot = cdp_slot_attach(arg);
+	w.cxt = AllocSetContextCreate(TopMemoryContext, "cdp source", ALLOCSET_DEFAULT_SIZES);
+	batch_cxt = AllocSetContextCreate(TopMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);
+	w.source_id = w.slot->source_id;
+	w.worker = w.slot->worker;
+	MemoryContextSwitchTo(batch_cxt);
+	PG_TRY();
+	{
+		run();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(w.cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(w.cxt);
+		cdp_slot_fail(w.slot, error);
+	}
+	PG_END_TRY();
+}

@@ -1,0 +1,91 @@
+/*
+ * worker.h: what one source worker knows, shared by its two files: worker.c
+ * (the process, the batches) and partitions.c (what there is to read).
+ */
+#ifndef CDP_WORKER_H
+#define CDP_WORKER_H
+
+#include "launcher.h"
+
+/* one partition that this worker consumes */
+typedef struct Part
+{
+	int			topic;			/* index in topics */
+	int32		partition;
+	CdpPartitionState state;
+	bool		verify;			/* assigned one record early, to compare it */
+	int64		position;		/* committed */
+	int64		last_hash;		/* of the record before position */
+
+	int64		end;			/* as the broker said last; -1: never */
+	TimestampTz end_at;
+	uint64		end_request;	/* request that wait_end answers */
+	int64		wait_end;
+
+	/* of the batch at work */
+	CdpMessage *last;			/* its last message; NULL: none */
+	int64		next;
+	const char *new_state;		/* to be written with the batch; NULL: as it is */
+
+	int64		counted;		/* since counted_from */
+	TimestampTz counted_from;
+	float4		rate;
+} Part;
+
+typedef struct Topic
+{
+	const char *name;
+	uint32		len;
+	bool		present;
+	uint64		present_request;	/* request after which it was found */
+	int			nparts;			/* on the broker */
+	int			size;			/* of parts */
+	Part	  **parts;			/* by number; NULL: another worker's */
+} Topic;
+
+typedef struct Worker
+{
+	CdpSlot    *slot;
+	MemoryContext cxt;			/* lives as long as the process */
+	int32		source_id;
+	int32		workspace_id;
+	int			worker;			/* i of n */
+	int			nworkers;
+	const char *name;
+	const char *brokers;
+	bool		from_latest;
+	int			noptions;
+	const char **option_names;
+	const char **option_values;
+
+	const CdpTransport *transport;
+	CdpConsumer *consumer;
+
+	int			ntopics;
+	Topic	   *topics;
+	int			nparts;
+	Part	  **parts;			/* in the order of (topic, partition) */
+	bool		assign;			/* the assignment is not what parts say */
+	TimestampTz next_discover;
+	TimestampTz next_check;
+
+	uint64		request;		/* of wait_for_source, taken from the slot */
+	uint64		reached;
+} Worker;
+
+/* transactions of the worker; end with cdp_worker_commit() */
+extern void cdp_worker_begin(void);
+extern void cdp_worker_commit(void);
+
+/* partitions.c */
+extern void cdp_parts_round(Worker *w); /* find, look up, assign, ask for ends: what is due */
+extern Part *cdp_parts_find(Worker *w, CdpStr topic, int32 partition);
+extern void cdp_parts_reread(Worker *w);	/* positions as committed, then assign again */
+extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
+extern TimestampTz cdp_parts_next_round(const Worker *w);
+extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
+extern bool cdp_parts_reached(const Worker *w); /* every end of the request is passed */
+extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
+extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
+
+#endif							/* CDP_WORKER_H */
