@@ -29,6 +29,7 @@
 #include "utils/wait_event.h"
 #define cdp_wait_event(name) WaitEventExtensionNew(name)
 #else
+#include "utils/wait_event.h"
 #define cdp_wait_event(name) PG_WAIT_EXTENSION
 #endif
 

@@ -32,6 +32,7 @@ typedef struct CdpMessage
 	TimestampTz record_time;	/* CDP_NO_TIME: none */
 	bool		log_append_time;
 	int32		ordinal;		/* place in the caller's statement, from 1 */
+	int64		quarantine_id;	/* row that it is replayed from, 0: none; what is refused again stays there */
 } CdpMessage;
 
 /* ---------------------------------------------------------------- reasons (event/reason.c) */

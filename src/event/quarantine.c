@@ -46,6 +46,8 @@ quarantine_one(CdpBatch *batch, const CdpMessage *msg, int item, CdpStr raw, Cdp
 	};
 	char		nulls[12] = "           ";
 
+	if (msg->quarantine_id && item < 0)
+		return;					/* it is there already */
 	if (!kafka)
 		nulls[2] = nulls[3] = 'n';
 	if (item < 0)

@@ -13,6 +13,7 @@
 #include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "postmaster/interrupt.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"

@@ -47,19 +47,16 @@ class Kafka:
         self.log = os.path.join(directory, 'kafka.log')
         self.properties = os.path.join(directory, 'kafka.properties')
         self.process = None
+        # a killed Java leaves its unpacked libraries behind
+        self.java = [machine.java(), '-Xmx512m', '-Djava.io.tmpdir=' + directory, '-cp', JARS + '/*']
         with open(self.properties, 'w', encoding='ascii') as f:
             f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory))
-        machine.run([*self.java(), 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties])
+        machine.run([*self.java, 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties])
         tap.on_failure(lambda: tap.show_end_of(self.log, 20))
-
-    @staticmethod
-    def java():
-        """Command line up to the class."""
-        return [machine.java(), '-Xmx512m', '-cp', JARS + '/*']
 
     def start(self):
         """Start the broker and wait until it answers."""
-        self.process = machine.start([*self.java(), 'kafka.Kafka', self.properties], self.log)
+        self.process = machine.start([*self.java, 'kafka.Kafka', self.properties], self.log)
         tap.wait_for(self.answers, 'broker answers', START_SECONDS)
         return self
 

@@ -2,15 +2,27 @@
 
 Connections follow libpq's environment variables (PGHOST, PGPORT, PGUSER, ...); the user must be a superuser.
 """
+import time
+
 import psycopg
 
+RECOVERY_SECONDS = 60
+RETRY_SECONDS = 0.1
 # everything that messages leave behind; namespaces, sources and the workspace stay
 DATA_TABLES = ('event', 'message_seen', 'quarantine', 'parked', 'identifier', 'link', 'contest', 'decision', 'profile', 'profile_trait', 'dirty')
 CLEARS_BEFORE_TRUNCATE = 100    # DELETE of a few rows is faster than TRUNCATE of all partitions
 
 
 def connect(dbname, **options):
-    return psycopg.connect(dbname=dbname, autocommit=True, **options)
+    """A connection; a server that is recovering from a crash is waited for."""
+    deadline = time.monotonic() + RECOVERY_SECONDS
+    while True:
+        try:
+            return psycopg.connect(dbname=dbname, autocommit=True, **options)
+        except psycopg.OperationalError as e:
+            if 'recovery mode' not in str(e) and 'starting up' not in str(e) or time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_SECONDS)
 
 
 def drop_database(name):

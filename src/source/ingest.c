@@ -1,0 +1,336 @@
+/*
+ * ingest.c: cdp.ingest(), cdp.ingest_many() and cdp.replay_quarantine().
+ *
+ * The functions take messages, apply them in the caller's transaction and
+ * return what became of each.  Who may call them is checked against the role
+ * of SET ROLE; the engine itself runs as cdp_owner.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "source/entrance.h"
+#include "spi.h"
+
+#define DEFAULT_SOURCE "sql"
+#define INGEST_ROLE "cdp_ingest"
+
+/* ---------------------------------------------------------------- who may, and where to */
+
+static void
+require_role(const CdpSource *source)
+{
+	Oid			role = GetOuterUserId();
+
+	if (superuser_arg(role))
+		return;
+	if (!has_privs_of_role(role, get_role_oid(INGEST_ROLE, false)) ||
+		!cdp_role_has_workspace(role, source->workspace->id))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for source \"%.*s\"", (int) source->name.len, source->name.s),
+				 errhint("A role needs membership in cdp_ingest and a grant of the source's workspace.")));
+}
+
+CdpSource *
+cdp_entrance_source(const char *name)
+{
+	CdpSource  *source = cdp_source_by_name(name ? name : DEFAULT_SOURCE, false);
+
+	require_role(source);
+	if (source->kafka)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source \"%.*s\" is consumed from Kafka", (int) source->name.len, source->name.s),
+				 errhint("Write to a source without brokers; the option id_space lets two sources share message ids.")));
+	return source;
+}
+
+void
+cdp_entrance_message(CdpMessage *msg, CdpStr body, int ordinal)
+{
+	memset(msg, 0, sizeof(CdpMessage));
+	msg->body = body;
+	msg->partition = -1;
+	msg->offset = -1;
+	msg->record_time = CDP_NO_TIME;
+	msg->ordinal = ordinal;
+}
+
+const char *
+cdp_outcome_name(CdpOutcome outcome)
+{
+	static const char *const names[] = {
+		[CDP_OUT_PENDING] = "pending",
+		[CDP_OUT_STORED] = "stored",
+		[CDP_OUT_DUPLICATE] = "duplicate",
+		[CDP_OUT_QUARANTINED] = "quarantined",
+		[CDP_OUT_EXPIRED] = "expired",
+		[CDP_OUT_TOMBSTONE] = "tombstone",
+		[CDP_OUT_PARKED] = "parked",
+	};
+
+	return names[outcome];
+}
+
+/* ---------------------------------------------------------------- ingest */
+
+PG_FUNCTION_INFO_V1(cdp_sql_ingest);
+PG_FUNCTION_INFO_V1(cdp_sql_ingest_many);
+
+static void
+put_row(ReturnSetInfo *rsi, int ordinal, const CdpResult *r)
+{
+	bool		quarantined = r->outcome == CDP_OUT_QUARANTINED;
+	Datum		values[4] = {
+		Int32GetDatum(ordinal),
+		r->message_id ? CStringGetTextDatum(r->message_id) : (Datum) 0,
+		CStringGetTextDatum(cdp_outcome_name(r->outcome)),
+		quarantined ? CStringGetTextDatum(cdp_reason_name(r->reason)) : (Datum) 0
+	};
+	bool		nulls[4] = {false, r->message_id == NULL, false, !quarantined};
+
+	tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
+}
+
+static CdpStr
+json_text(Jsonb *j)
+{
+	char	   *s = JsonbToCString(NULL, &j->root, VARSIZE(j));
+
+	return cdp_str(s);
+}
+
+static const char *
+source_argument(FunctionCallInfo fcinfo)
+{
+	return PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
+}
+
+/* elements of an array are numbered by their place in it */
+Datum
+cdp_sql_ingest(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsi = (ReturnSetInfo *) fcinfo->resultinfo;
+	CdpMessage	msg;
+	CdpResult  *results;
+	int			n;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("message must not be null")));
+	cdp_entrance_message(&msg, json_text(PG_GETARG_JSONB_P(0)), 1);
+	cdp_apply(cdp_entrance_source(source_argument(fcinfo)), &msg, 1, NULL, 0, &results, &n);
+	for (int i = 0; i < n; i++)
+		put_row(rsi, results[i].item < 0 ? 1 : results[i].item + 1, &results[i]);
+	return (Datum) 0;
+}
+
+Datum
+cdp_sql_ingest_many(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsi = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			n,
+				nresults;
+	CdpMessage *messages;
+	CdpResult  *results;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("messages must not be null")));
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT, &elements, &nulls, &n);
+	messages = palloc(Max(n, 1) * sizeof(CdpMessage));
+	for (int i = 0; i < n; i++)
+		cdp_entrance_message(&messages[i], nulls[i] ? CDP_STR_NONE : json_text(DatumGetJsonbP(elements[i])), i + 1);
+	cdp_apply(cdp_entrance_source(source_argument(fcinfo)), messages, n, NULL, 0, &results, &nresults);
+	for (int i = 0; i < nresults; i++)
+		put_row(rsi, results[i].ordinal, &results[i]);
+	return (Datum) 0;
+}
+
+/* ---------------------------------------------------------------- replay of quarantine */
+
+PG_FUNCTION_INFO_V1(cdp_sql_replay_quarantine);
+
+static CdpSpi take_plan = {
+	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.workspace_id"
+	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 FOR UPDATE",
+	1, {INT8OID}
+};
+
+static CdpSpi done_plan = {"DELETE FROM cdp_data.quarantine WHERE quarantine_id = $1", 1, {INT8OID}};
+
+static CdpSpi failed_plan = {
+	"UPDATE cdp_data.quarantine SET reason = $2, detail = NULL, attempts = attempts + 1 WHERE quarantine_id = $1",
+	2, {INT8OID, TEXTOID}
+};
+
+/* a row of quarantine as a message; false: there is none that the caller may see */
+static bool
+take_quarantined(int64 id, CdpMessage *msg, int32 *source_id)
+{
+	Datum		arg = Int64GetDatum(id);
+	MemoryContext cxt = CurrentMemoryContext;
+	CdpUserContext user;
+	int32		workspace = cdp_caller_workspace();
+	bool		found,
+				isnull;
+
+	cdp_become_owner(&user);
+	found = cdp_spi_run(&take_plan, &arg, NULL) == 1 &&
+		DatumGetInt32(cdp_spi_datum(0, 7, &isnull)) == workspace;
+	if (found)
+	{
+		Datum		d;
+
+		*source_id = DatumGetInt32(cdp_spi_datum(0, 1, &isnull));
+		cdp_entrance_message(msg, cdp_spi_text(0, 6, cxt), 1);
+		msg->topic = cdp_spi_text(0, 2, cxt);
+		d = cdp_spi_datum(0, 3, &isnull);
+		if (!isnull)
+		{
+			msg->partition = DatumGetInt32(d);
+			msg->offset = cdp_spi_int64(0, 4);
+		}
+		d = cdp_spi_datum(0, 5, &isnull);
+		msg->record_time = isnull ? CDP_NO_TIME : DatumGetTimestampTz(d);
+		msg->quarantine_id = id;
+	}
+	cdp_spi_end();
+	cdp_become_caller(&user);
+	return found;
+}
+
+/*
+ * The caller's expression over body and body_text, run with the caller's
+ * rights; NULL: leave the row.
+ */
+static CdpStr
+repair(SPIPlanPtr plan, CdpStr body)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	bytea	   *b = (bytea *) cstring_to_text_with_len(body.s, body.len);
+	Datum		arg = PointerGetDatum(b);
+	CdpStr		out;
+
+	if (SPI_execute_plan(plan, &arg, NULL, false, 2) != SPI_OK_SELECT || SPI_processed != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("repair is not one expression"),
+				 errhint("Give an SQL expression over body (bytea) and body_text (text) that returns text.")));
+	out = cdp_spi_text(0, 1, cxt);
+	SPI_freetuptable(SPI_tuptable);
+	return out;
+}
+
+static SPIPlanPtr
+prepare_repair(const char *expression)
+{
+	Oid			type = BYTEAOID;
+	SPIPlanPtr	plan;
+
+	plan = SPI_prepare(psprintf("SELECT (%s\n)::pg_catalog.text FROM (SELECT $1 AS body, cdp.utf8_text($1) AS body_text) q",
+								expression), 1, &type);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	return plan;
+}
+
+/* the row goes when everything of it was taken; else it stays, with the newest reason */
+static void
+settle_row(int64 id, const CdpResult *results, int n)
+{
+	CdpUserContext user;
+	const CdpResult *bad = NULL;
+
+	/* elements of an array that were refused have rows of their own now */
+	for (int i = 0; i < n && bad == NULL; i++)
+		if (results[i].outcome == CDP_OUT_QUARANTINED && results[i].item < 0)
+			bad = &results[i];
+	cdp_become_owner(&user);
+	if (bad == NULL)
+	{
+		Datum		arg = Int64GetDatum(id);
+
+		cdp_spi_exec(&done_plan, &arg, NULL);
+	}
+	else
+	{
+		Datum		args[2] = {Int64GetDatum(id), CStringGetTextDatum(cdp_reason_name(bad->reason))};
+
+		cdp_spi_exec(&failed_plan, args, NULL);
+	}
+	cdp_become_caller(&user);
+}
+
+static void
+replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
+{
+	CdpMessage	msg;
+	int32		source_id;
+	CdpResult  *results;
+	int			n;
+
+	if (!take_quarantined(id, &msg, &source_id))
+		return;
+	if (plan)
+	{
+		msg.body = repair(plan, msg.body);
+		if (msg.body.s == NULL)
+			return;
+	}
+	cdp_apply(cdp_source_by_id(source_id), &msg, 1, NULL, 0, &results, &n);
+	settle_row(id, results, n);
+	for (int i = 0; i < n; i++)
+	{
+		bool		bad = results[i].outcome == CDP_OUT_QUARANTINED;
+		Datum		values[4] = {
+			Int64GetDatum(id),
+			results[i].message_id ? CStringGetTextDatum(results[i].message_id) : (Datum) 0,
+			CStringGetTextDatum(cdp_outcome_name(results[i].outcome)),
+			bad ? CStringGetTextDatum(cdp_reason_name(results[i].reason)) : (Datum) 0
+		};
+		bool		nulls[4] = {false, results[i].message_id == NULL, false, !bad};
+
+		tuplestore_putvalues(rsi->setResult, rsi->setDesc, values, nulls);
+	}
+}
+
+Datum
+cdp_sql_replay_quarantine(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsi = (ReturnSetInfo *) fcinfo->resultinfo;
+	Datum	   *ids;
+	bool	   *nulls;
+	int			n;
+	SPIPlanPtr	plan = NULL;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls, &n);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (!PG_ARGISNULL(1))
+		plan = prepare_repair(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			replay_one(rsi, DatumGetInt64(ids[i]), plan);
+	SPI_finish();
+	return (Datum) 0;
+}

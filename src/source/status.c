@@ -1,0 +1,405 @@
+/*
+ * status.c: what workers report, as rows: the functions behind the views
+ * cdp.source_status and cdp.status.
+ *
+ * cdp.status says for each thing that must hold whether it does, and what to do
+ * if not; a thing that is in order has a row that says so, so that an empty
+ * result never means "not looked at".  Nothing in it is personal data.
+ */
+#include "cdp.h"
+
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_authid.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "launcher.h"
+
+#define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
+
+/* ---------------------------------------------------------------- workers and partitions */
+
+static const char *
+worker_state(const CdpSlot *slot)
+{
+	if (slot->state != CDP_SLOT_UP)
+		return slot->failures > 0 ? "failed" : "starting";
+	switch (slot->condition)
+	{
+		case CDP_COND_WAITING:
+			return "waiting";
+		case CDP_COND_RUNNING:
+			return "running";
+		default:
+			return "starting";
+	}
+}
+
+/* The source slots of this database and of the caller's workspace, copied. */
+static CdpSlot *
+copy_slots(int *n)
+{
+	int32		workspace;
+	CdpSlot    *copy;
+
+	*n = 0;
+	if (cdp_workers == NULL)
+		return NULL;
+	workspace = cdp_caller_workspace();
+	copy = palloc(cdp_workers->nslots * sizeof(CdpSlot));
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		const CdpSlot *slot = &cdp_workers->slots[i];
+
+		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE && slot->wanted &&
+			slot->database == MyDatabaseId && slot->workspace_id == workspace)
+			copy[(*n)++] = *slot;
+	}
+	LWLockRelease(cdp_workers->lock);
+	return copy;
+}
+
+static Datum
+time_or_null(TimestampTz t, bool *isnull)
+{
+	*isnull = t == 0;
+	return TimestampTzGetDatum(t);
+}
+
+static void
+put_worker(ReturnSetInfo *rsinfo, const CdpSlot *slot)
+{
+	Datum		values[11];
+	bool		nulls[11] = {0};
+
+	values[0] = Int32GetDatum(slot->source_id);
+	values[1] = Int32GetDatum(slot->worker);
+	values[2] = Int32GetDatum(slot->pid);
+	nulls[2] = slot->pid == 0;
+	values[3] = CStringGetTextDatum(worker_state(slot));
+	values[4] = time_or_null(slot->started_at, &nulls[4]);
+	values[5] = Int64GetDatum(slot->nbatches);
+	values[6] = Int64GetDatum(slot->nmessages);
+	values[7] = time_or_null(slot->last_commit_at, &nulls[7]);
+	values[8] = CStringGetTextDatum(slot->last_error);
+	values[9] = CStringGetTextDatum(slot->last_sqlstate);
+	values[10] = time_or_null(slot->last_error_at, &nulls[10]);
+	nulls[8] = nulls[9] = nulls[10];
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_source_workers);
+
+Datum
+cdp_sql_source_workers(PG_FUNCTION_ARGS)
+{
+	int			n;
+	CdpSlot    *slots;
+
+	InitMaterializedSRF(fcinfo, 0);
+	slots = copy_slots(&n);
+	for (int i = 0; i < n; i++)
+		put_worker((ReturnSetInfo *) fcinfo->resultinfo, &slots[i]);
+	return (Datum) 0;
+}
+
+static void
+put_partition(ReturnSetInfo *rsinfo, int32 source_id, const CdpPartitionStat *p)
+{
+	Datum		values[7];
+	bool		nulls[7] = {0};
+
+	values[0] = Int32GetDatum(source_id);
+	values[1] = Int32GetDatum(p->topic + 1);
+	values[2] = Int32GetDatum(p->partition);
+	values[3] = BoolGetDatum(p->state == CDP_PART_OK);
+	values[4] = Int64GetDatum(p->end);
+	nulls[4] = p->end < 0;
+	values[5] = time_or_null(p->end_at, &nulls[5]);
+	values[6] = Float4GetDatum(p->rate);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_source_partitions);
+
+Datum
+cdp_sql_source_partitions(PG_FUNCTION_ARGS)
+{
+	int			n;
+	CdpSlot    *slots;
+
+	InitMaterializedSRF(fcinfo, 0);
+	slots = copy_slots(&n);
+	for (int i = 0; i < n; i++)
+		for (int p = 0; slots[i].state == CDP_SLOT_UP && p < slots[i].nparts; p++)
+			put_partition((ReturnSetInfo *) fcinfo->resultinfo, slots[i].source_id, &slots[i].parts[p]);
+	return (Datum) 0;
+}
+
+/* ---------------------------------------------------------------- cdp.status */
+
+typedef struct Report
+{
+	Tuplestorestate *store;
+	TupleDesc	desc;
+} Report;
+
+/* hint may be NULL */
+static void
+say(Report *r, const char *severity, const char *item, const char *message, const char *hint)
+{
+	Datum		values[4];
+	bool		nulls[4] = {false, false, false, hint == NULL};
+
+	values[0] = CStringGetTextDatum(severity);
+	values[1] = CStringGetTextDatum(item);
+	values[2] = CStringGetTextDatum(message);
+	values[3] = hint ? CStringGetTextDatum(hint) : (Datum) 0;
+	tuplestore_putvalues(r->store, r->desc, values, nulls);
+}
+
+static void
+report_launcher(Report *r)
+{
+	if (cdp_workers->launcher_pid == 0)
+		say(r, "error", "launcher", "the launcher is not running",
+			"It starts again by itself within seconds; if not, look into the server log.");
+	else
+		say(r, "ok", "launcher", "the launcher is running", NULL);
+}
+
+static void
+report_maintenance(Report *r)
+{
+	CdpSlot		slot = {.state = CDP_SLOT_FREE};
+	CdpSlot    *found;
+
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	found = cdp_maintenance_slot(MyDatabaseId);
+	if (found)
+		slot = *found;
+	LWLockRelease(cdp_workers->lock);
+
+	if (!cdp_workers_enabled)
+		say(r, "warning", "maintenance", "cdp.workers is off for this session; if it is off for the database, no worker runs",
+			"ALTER DATABASE ... RESET cdp.workers");
+	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_RUNNING)
+		say(r, "ok", "maintenance", "the maintenance worker is running", NULL);
+	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_DETACHED)
+		say(r, "error", "maintenance", "this data was attached to another server or database; its sources are at rest",
+			"If no other copy consumes its topics: SELECT cdp.setup(), then cdp.resume_source() for each source.");
+	else if (slot.last_error_at != 0)
+		say(r, "error", "maintenance", psprintf("the maintenance worker fails: %s", slot.last_error),
+			"It is tried again every 1 to 30 seconds.");
+	else
+		say(r, "error", "maintenance", "the maintenance worker is not running",
+			"SELECT cdp.setup() if it did not run here; else wait some seconds, and look at worker_slots.");
+}
+
+static void
+report_slots(Report *r)
+{
+	if (cdp_workers->no_worker_since != 0)
+		say(r, "error", "worker_slots",
+			psprintf("no background worker slot is free since %s", timestamptz_to_str(cdp_workers->no_worker_since)),
+			"Raise max_worker_processes and restart the server.");
+	else if (cdp_workers->no_slot_since != 0)
+		say(r, "error", "worker_slots", psprintf("all %d workers of cdp.max_workers are used", cdp_max_workers),
+			"Raise cdp.max_workers (and max_worker_processes) and restart the server.");
+	else
+		say(r, "ok", "worker_slots", "there are worker slots for all that should run", NULL);
+}
+
+/* The key is asked for in a subtransaction, because its absence is an error elsewhere. */
+static void
+report_key(Report *r)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		cdp_key_require();
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	if (error)
+		say(r, "error", "key", error->message, error->hint);
+	else
+		say(r, "ok", "key", "the key is there and is the right one", NULL);
+}
+
+static char *
+cell(int row, int column)
+{
+	char	   *text = SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+
+	return text ? text : "";
+}
+
+static bool
+may_see(const char *workspace_id)
+{
+	return superuser_arg(GetOuterUserId()) ||
+		cdp_role_has_workspace(GetOuterUserId(), atoi(workspace_id));
+}
+
+/* Workers of a source that run or wait, and the last error of one that does not. */
+static void
+count_workers(int32 source_id, int *running, int *waiting, CdpSlot *troubled)
+{
+	*running = *waiting = 0;
+	troubled->last_error[0] = '\0';
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		const CdpSlot *slot = &cdp_workers->slots[i];
+
+		if (slot->state == CDP_SLOT_FREE || slot->kind != CDP_WORKER_SOURCE ||
+			slot->database != MyDatabaseId || slot->source_id != source_id)
+			continue;
+		if (slot->state == CDP_SLOT_UP && slot->condition == CDP_COND_RUNNING)
+			(*running)++;
+		else
+		{
+			*waiting += slot->state == CDP_SLOT_UP;
+			*troubled = *slot;
+		}
+	}
+	LWLockRelease(cdp_workers->lock);
+}
+
+static void
+report_source(Report *r, int row)
+{
+	char	   *item = psprintf("source %s", cell(row, 3));
+	int			workers = atoi(cell(row, 4));
+	int			diverged = atoi(cell(row, 6));
+	int			running,
+				waiting;
+	CdpSlot		troubled;
+
+	count_workers(atoi(cell(row, 1)), &running, &waiting, &troubled);
+	if (diverged > 0)
+		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
+			"The topic was deleted and made again, or truncated. Drop the source and create it again to read it from the start.");
+	if (strcmp(cell(row, 5), "t") == 0)
+		say(r, "info", item, "the source is paused", "SELECT cdp.resume_source(...)");
+	else if (running == workers)
+		say(r, "ok", item, psprintf("%d of %d workers are running", running, workers), NULL);
+	else
+		say(r, waiting + running == workers ? "warning" : "error", item,
+			psprintf("%d of %d workers are running, %d wait%s%s", running, workers, waiting,
+					 troubled.last_error[0] ? ": " : "", troubled.last_error),
+			"See cdp.source_status, and worker_slots and maintenance here.");
+}
+
+/* SPI is connected. */
+static void
+report_sources(Report *r)
+{
+	uint64		n = cdp_owner_query("SELECT s.source_id, s.workspace_id, s.name, s.workers, s.paused,"
+									" (SELECT pg_catalog.count(*) FROM cdp_data.source_offset o"
+									" WHERE o.source_id OPERATOR(pg_catalog.=) s.source_id"
+									" AND o.state OPERATOR(pg_catalog.=) 'diverged')"
+									" FROM cdp_data.source s WHERE s.brokers IS NOT NULL ORDER BY s.name",
+									0, NULL, NULL, NULL);
+
+	for (int i = 0; i < n; i++)
+		if (may_see(cell(i, 2)))
+			report_source(r, i);
+}
+
+/*
+ * What keeps old row versions alive: asked as the bootstrap superuser, so that
+ * every caller gets the same answer; names only a process, slot or transaction.
+ * SPI is connected.
+ */
+static void
+report_snapshots(Report *r)
+{
+	Oid			userid;
+	int			sec_context;
+	int			rc;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	rc = SPI_execute("SELECT h.holder, pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.since)::pg_catalog.int8"
+					 " FROM (SELECT 'process ' OPERATOR(pg_catalog.||) pid::text AS holder, xact_start AS since"
+					 " FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL"
+					 " AND pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()"
+					 " AND (datname OPERATOR(pg_catalog.=) pg_catalog.current_database() OR datname IS NULL)"
+					 " UNION ALL SELECT 'prepared transaction', prepared FROM pg_catalog.pg_prepared_xacts"
+					 " WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()) h"
+					 " WHERE h.since IS NOT NULL ORDER BY h.since LIMIT 1", true, 0);
+	SetUserIdAndSecContext(userid, sec_context);
+	if (rc != SPI_OK_SELECT)
+		elog(ERROR, "cdp: could not look for the oldest snapshot");
+	if (SPI_processed == 0)
+		say(r, "ok", "oldest_snapshot", "no other transaction is open", NULL);
+	else if (atoll(cell(0, 2)) < OLD_SNAPSHOT_S)
+		say(r, "ok", "oldest_snapshot", psprintf("the oldest transaction is open for %s s", cell(0, 2)), NULL);
+	else
+		say(r, "warning", "oldest_snapshot",
+			psprintf("%s keeps old row versions alive for %s s", cell(0, 1), cell(0, 2)),
+			"Ingest gets slower with every minute. End it, or set idle_in_transaction_session_timeout.");
+}
+
+static void
+report_workers(Report *r)
+{
+	if (RecoveryInProgress())
+	{
+		say(r, "info", "standby", "this server is a standby; workers start when it is promoted", NULL);
+		return;
+	}
+	report_launcher(r);
+	report_maintenance(r);
+	report_slots(r);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_server_status);
+
+Datum
+cdp_sql_server_status(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Report		r;
+
+	InitMaterializedSRF(fcinfo, 0);
+	r = (Report) {rsinfo->setResult, rsinfo->setDesc};
+	if (cdp_workers == NULL)
+	{
+		say(&r, "error", "preload", "the library was not preloaded: no worker runs, and views raise an error",
+			"Add cdp to shared_preload_libraries and restart the server.");
+		return (Datum) 0;
+	}
+	say(&r, "ok", "preload", "the library was preloaded", NULL);
+	report_workers(&r);
+	report_key(&r);
+	SPI_connect();
+	if (!RecoveryInProgress())
+		report_sources(&r);
+	report_snapshots(&r);
+	SPI_finish();
+	return (Datum) 0;
+}

@@ -1,0 +1,114 @@
+-- Sources: configuration, positions, gaps, and the state of the server.
+
+CREATE OR REPLACE VIEW cdp.source AS
+SELECT s.name AS source,
+	w.name AS workspace,
+	s.brokers,
+	s.topics,
+	s.format,
+	s.options,
+	s.workers,
+	s.paused,
+	s.created_at
+FROM cdp_data.source s
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) s.workspace_id;
+COMMENT ON VIEW cdp.source IS 'Where messages come from.';
+COMMENT ON COLUMN cdp.source.source IS 'Name.';
+COMMENT ON COLUMN cdp.source.workspace IS 'Workspace that its events belong to.';
+COMMENT ON COLUMN cdp.source.brokers IS 'host:port, comma separated; NULL: an SQL source.';
+COMMENT ON COLUMN cdp.source.topics IS 'Topics; NULL: an SQL source.';
+COMMENT ON COLUMN cdp.source.format IS 'Decoder of its messages.';
+COMMENT ON COLUMN cdp.source.options IS 'Options, as of cdp.create_source().';
+COMMENT ON COLUMN cdp.source.workers IS 'Workers that share its partitions.';
+COMMENT ON COLUMN cdp.source.paused IS 'No worker consumes it.';
+COMMENT ON COLUMN cdp.source.created_at IS 'When it was made.';
+REVOKE ALL ON cdp.source FROM PUBLIC;
+GRANT SELECT ON cdp.source TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+
+CREATE OR REPLACE VIEW cdp.source_status AS
+SELECT s.name AS source,
+	w.name AS workspace,
+	t.topic,
+	o."partition",
+	o."position",
+	p.end_position,
+	GREATEST(p.end_position OPERATOR(pg_catalog.-) o."position", 0) AS lag,
+	CASE WHEN p.end_position OPERATOR(pg_catalog.<=) o."position" THEN 0
+		ELSE GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.last_record_time), 0)
+	END AS lag_seconds,
+	COALESCE(p.rate, 0) AS rate,
+	CASE WHEN s.paused THEN 'paused'
+		WHEN o.state OPERATOR(pg_catalog.=) 'diverged' THEN 'diverged'
+		WHEN x.state IS NULL THEN 'stopped'
+		WHEN x.state OPERATOR(pg_catalog.=) 'running' AND p.ready IS NOT TRUE AND o."partition" IS NOT NULL THEN 'waiting'
+		ELSE x.state
+	END AS state,
+	x.pid AS worker_pid,
+	o.updated_at AS last_commit_at,
+	x.last_error,
+	x.last_error_at
+FROM cdp_data.source s
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) s.workspace_id
+	CROSS JOIN LATERAL pg_catalog.unnest(s.topics) WITH ORDINALITY AS t(topic, number)
+	LEFT JOIN cdp_data.source_offset o
+		ON o.source_id OPERATOR(pg_catalog.=) s.source_id AND o.topic OPERATOR(pg_catalog.=) t.topic
+	LEFT JOIN cdp.source_partitions() p
+		ON p.source_id OPERATOR(pg_catalog.=) s.source_id AND p.topic_no OPERATOR(pg_catalog.=) t.number
+		AND p."partition" OPERATOR(pg_catalog.=) o."partition"
+	LEFT JOIN cdp.source_workers() x
+		ON x.source_id OPERATOR(pg_catalog.=) s.source_id
+		AND x.worker OPERATOR(pg_catalog.=) (COALESCE(o."partition", 0) OPERATOR(pg_catalog.%) s.workers);
+COMMENT ON VIEW cdp.source_status IS 'Every partition of the Kafka sources: how far it is, and what its worker does; a topic of which nothing was read yet has one row without partition.';
+COMMENT ON COLUMN cdp.source_status.source IS 'Source.';
+COMMENT ON COLUMN cdp.source_status.workspace IS 'Workspace.';
+COMMENT ON COLUMN cdp.source_status.topic IS 'Topic.';
+COMMENT ON COLUMN cdp.source_status."partition" IS 'Partition of the topic.';
+COMMENT ON COLUMN cdp.source_status."position" IS 'Offset of the next record to be read; all before it is committed.';
+COMMENT ON COLUMN cdp.source_status.end_position IS 'End of the partition as the broker said at most some seconds ago; NULL: not known.';
+COMMENT ON COLUMN cdp.source_status.lag IS 'Offsets between position and end.';
+COMMENT ON COLUMN cdp.source_status.lag_seconds IS 'Age in seconds of the last record that was read, 0 when nothing is left to read; NULL: not known.';
+COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last seconds.';
+COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 30 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
+COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
+COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';
+COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of that worker since the server started.';
+COMMENT ON COLUMN cdp.source_status.last_error_at IS 'When.';
+REVOKE ALL ON cdp.source_status FROM PUBLIC;
+GRANT SELECT ON cdp.source_status TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+
+CREATE OR REPLACE VIEW cdp.source_gap AS
+SELECT g.gap_id AS id,
+	w.name AS workspace,
+	s.name AS source,
+	g.topic,
+	g."partition",
+	g.from_offset,
+	g.to_offset,
+	g.to_offset OPERATOR(pg_catalog.-) g.from_offset AS missing,
+	g.found_at
+FROM cdp_data.source_gap g
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) g.workspace_id
+	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) g.source_id;
+COMMENT ON VIEW cdp.source_gap IS 'What Kafka deleted before it was read.';
+COMMENT ON COLUMN cdp.source_gap.id IS 'Key.';
+COMMENT ON COLUMN cdp.source_gap.workspace IS 'Workspace.';
+COMMENT ON COLUMN cdp.source_gap.source IS 'Source; NULL when it was dropped.';
+COMMENT ON COLUMN cdp.source_gap.topic IS 'Topic.';
+COMMENT ON COLUMN cdp.source_gap."partition" IS 'Partition of the topic.';
+COMMENT ON COLUMN cdp.source_gap.from_offset IS 'First offset that is missing.';
+COMMENT ON COLUMN cdp.source_gap.to_offset IS 'First offset that is there again.';
+COMMENT ON COLUMN cdp.source_gap.missing IS 'Offsets between them; with compaction or transactions fewer records.';
+COMMENT ON COLUMN cdp.source_gap.found_at IS 'When the worker found it.';
+REVOKE ALL ON cdp.source_gap FROM PUBLIC;
+GRANT SELECT ON cdp.source_gap TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+
+CREATE OR REPLACE VIEW cdp.status AS
+SELECT s.severity, s.item, s.message, s.hint
+FROM cdp.server_status() s;
+COMMENT ON VIEW cdp.status IS 'What must hold on this server and in this database: whether it does, and what to do if not.';
+COMMENT ON COLUMN cdp.status.severity IS 'ok, info, warning or error.';
+COMMENT ON COLUMN cdp.status.item IS 'What was looked at.';
+COMMENT ON COLUMN cdp.status.message IS 'How it is.';
+COMMENT ON COLUMN cdp.status.hint IS 'What to do; NULL: nothing.';
+REVOKE ALL ON cdp.status FROM PUBLIC;
+GRANT SELECT ON cdp.status TO cdp_admin, cdp_privacy_officer, cdp_auditor, pg_monitor;

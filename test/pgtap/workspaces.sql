@@ -1,0 +1,124 @@
+-- What the roles see: masks, workspaces, and that there is no way around them.
+-- Rows are planted in the tables, so that nothing here depends on the engine.
+\set ON_ERROR_STOP 1
+BEGIN;
+SET LOCAL search_path = public, pg_catalog;
+SET LOCAL client_min_messages = warning;
+CREATE ROLE regress_analyst IN ROLE cdp_analyst;
+CREATE ROLE regress_officer IN ROLE cdp_privacy_officer;
+CREATE ROLE regress_admin IN ROLE cdp_admin;
+CREATE ROLE regress_ingest IN ROLE cdp_ingest;
+CREATE ROLE regress_nobody;
+CREATE ROLE regress_both;
+GRANT regress_analyst, regress_officer TO regress_both;
+
+CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO cdp_data.profile VALUES (person, person, 0, 1, 0, '2025-01-01', '2025-01-01', now(), 'infinity', workspace);
+	INSERT INTO cdp_data.identifier (identifier_id, fragment_id, "check", workspace_id, first_day, last_day, namespace_id, state, value)
+		SELECT person * 100, person, 1, workspace, '2025-01-01', '2025-01-01', n.namespace_id, 'l', email
+		FROM cdp_data.namespace n WHERE n.workspace_id = workspace AND n.name = 'email';
+	INSERT INTO cdp_data.event (fragment_id, occurred_at, event_id, received_at, known_at, anchor, source_seq, workspace_id, source_id,
+			flags, message_id, type, user_id, anonymous_id, properties, traits, context)
+		VALUES (person, '2025-01-01', person, '2025-01-01', now(), person * 100, 0, workspace, 1, 0, 'm' || person, 'identify', email, 'a' || email,
+			jsonb_build_object('plan', 'pro', 'E_Mail', email, 'name', email, 'items', jsonb_build_array(jsonb_build_object('name', 'shoe', 'phone', email))),
+			jsonb_build_object('plan', 'pro', 'email', email),
+			jsonb_build_object('ip', '192.0.2.1', 'library', jsonb_build_object('name', 'analytics.js'), 'traits', jsonb_build_object('email', email)));
+	INSERT INTO cdp_data.quarantine (workspace_id, source_id, reason, quarantined_at, body)
+		VALUES (workspace, 1, 'invalid_json', now(), convert_to('{' || email, 'UTF8')), (workspace, 1, 'invalid_encoding', now(), '\xff00');
+$$;
+SELECT plant(workspace_id, 1000, 'person@a.example') FROM cdp_data.workspace WHERE name = 'default';
+
+SELECT plan(58);
+
+-- ---------------------------------------------------------------- one workspace
+SELECT is(cdp.current_workspace(), (SELECT workspace_id FROM cdp_data.workspace), 'a superuser works in the only workspace');
+SELECT is((SELECT value FROM cdp.identifier WHERE profile_id = 1000), 'person@a.example', 'and sees values');
+SELECT is((SELECT body_text FROM cdp.quarantine WHERE reason = 'invalid_json'), '{person@a.example', 'and the bodies of quarantine');
+SELECT is((SELECT body_text FROM cdp.quarantine WHERE reason = 'invalid_encoding'), NULL, 'of which some are no text');
+
+SET LOCAL ROLE regress_officer;
+SELECT is((SELECT value FROM cdp.identifier WHERE profile_id = 1000), 'person@a.example', 'the privacy officer sees values');
+SELECT is((SELECT traits ->> 'email' FROM cdp.event WHERE profile_id = 1000), 'person@a.example', 'and traits');
+SELECT is((SELECT count(*) FROM cdp.quarantine WHERE body IS NOT NULL), 2::bigint, 'and bodies');
+SELECT throws_ok($$SELECT * FROM cdp_data.event$$, '42501', NULL, 'but no table');
+
+SET LOCAL ROLE regress_analyst;
+SELECT is(cdp.current_workspace(), 1, 'an analyst works in the only workspace without a grant');
+SELECT matches((SELECT value FROM cdp.identifier WHERE profile_id = 1000), '^[0-9a-f]{16}$', 'and sees a pseudonym for an identifier');
+SELECT is((SELECT user_id || anonymous_id FROM cdp.event WHERE profile_id = 1000), NULL, 'no ids in events');
+SELECT is((SELECT traits FROM cdp.event WHERE profile_id = 1000), '{}', 'no trait that nobody classified');
+SELECT is((SELECT context FROM cdp.event WHERE profile_id = 1000), '{"library": {"name": "analytics.js"}}', 'of the context what speaks of software');
+SELECT is((SELECT properties FROM cdp.event WHERE profile_id = 1000), '{"plan": "pro", "items": [{"name": "shoe"}]}',
+		  'of the properties what is no identifier');
+SELECT is((SELECT count(*) FROM cdp.event e WHERE e::text LIKE '%person@a%'), 0::bigint, 'nor anything in the row as a whole');
+SELECT is((SELECT count(*) FROM cdp.identifier e WHERE to_jsonb(e)::text LIKE '%person@a%'), 0::bigint, 'nor in an identifier as a whole');
+SELECT throws_ok($$SELECT * FROM cdp.quarantine$$, '42501', NULL, 'an analyst has no quarantine');
+SELECT throws_ok($$SELECT cdp.find_profile('email', 'person@a.example')$$, '42501', NULL, 'and can not ask whether an address is known');
+SELECT throws_ok($$SELECT cdp.get_profile('email', 'person@a.example')$$, '42501', NULL, 'nor for a person by it');
+SELECT throws_ok($$SELECT cdp.classify_trait('email')$$, '42501', NULL, 'nor classify');
+SELECT throws_ok($$SELECT cdp.set_namespace('x')$$, '42501', NULL, 'nor set rules');
+SELECT throws_ok($$SELECT cdp.secure_views()$$, '42501', NULL, 'nor call the steps of setup');
+SELECT throws_ok($$SELECT cdp.setup()$$, '42501', NULL, 'nor setup');
+SELECT throws_ok($$SELECT count(*) FROM cdp_data.identifier$$, '42501', NULL, 'nor read a table');
+SELECT throws_ok($$SELECT nextval('cdp_data.fragment_id_seq')$$, '42501', NULL, 'nor a sequence');
+SELECT throws_ok($$SET cdp.clock = '2025-01-01 00:00:00+00'$$, '55P02', NULL, 'nor set the clock');
+SELECT throws_ok($$SET cdp.store = 'sql'$$, '42501', NULL, 'nor choose how events are written');
+SELECT throws_ok($$SET cdp.workspace = 'b'$$, '42602', NULL, 'there is no setting for the workspace');
+
+SET LOCAL ROLE regress_officer;
+SELECT lives_ok($$SELECT cdp.classify_trait('plan')$$, 'the privacy officer classifies a key');
+SET LOCAL ROLE regress_analyst;
+SELECT is((SELECT traits FROM cdp.event WHERE profile_id = 1000), '{"plan": "pro"}', 'and the analyst sees that one');
+SET LOCAL ROLE regress_officer;
+SELECT lives_ok($$SELECT cdp.classify_trait('plan', 'personal')$$, 'the privacy officer takes it back');
+SET LOCAL ROLE regress_analyst;
+SELECT is((SELECT traits FROM cdp.event WHERE profile_id = 1000), '{}', 'and it is gone');
+
+SET LOCAL ROLE regress_ingest;
+SELECT throws_ok($$SELECT * FROM cdp.event$$, '42501', NULL, 'an ingest role reads no events');
+SELECT throws_ok($$SELECT * FROM cdp.profile$$, '42501', NULL, 'nor people');
+SET LOCAL ROLE regress_nobody;
+SELECT throws_ok($$SELECT * FROM cdp.event$$, '42501', NULL, 'who has no role of cdp reads nothing');
+SELECT throws_ok($$SELECT cdp.current_workspace()$$, '42501', NULL, 'and calls nothing');
+
+-- ---------------------------------------------------------------- two workspaces
+RESET ROLE;
+SELECT throws_ok($$SELECT cdp.create_workspace('default')$$, '23505', NULL, 'the name of a workspace is taken once');
+SELECT lives_ok($$SELECT cdp.create_workspace('b')$$, 'a second workspace is made');
+SELECT plant(workspace_id, 2000, 'victim@b.example') FROM cdp_data.workspace WHERE name = 'b';
+SELECT is(cdp.current_workspace(), NULL, 'now a superuser has none');
+SELECT is((SELECT count(*) FROM cdp.event), 0::bigint, 'and sees nothing');
+SELECT is((SELECT count(*) FROM pg_class WHERE relnamespace = 'cdp'::regnamespace AND relkind = 'v'
+		   AND NOT COALESCE('security_barrier=true' = ANY (reloptions), false)), 0::bigint, 'the views became barriers');
+SELECT lives_ok($$SELECT cdp.grant_workspace('regress_analyst', 'default'), cdp.grant_workspace('regress_officer', 'b')$$, 'roles are granted one each');
+SELECT throws_ok($$SELECT cdp.grant_workspace('regress_absent', 'b')$$, '42704', NULL, 'only roles that exist');
+SELECT throws_ok($$SELECT cdp.grant_workspace('regress_analyst', 'absent')$$, '42704', NULL, 'and workspaces');
+
+SET LOCAL ROLE regress_analyst;
+SELECT results_eq($$SELECT profile_id FROM cdp.profile$$, ARRAY[1000::bigint], 'an analyst sees the people of the own workspace');
+SELECT is((SELECT count(*) FROM cdp.event WHERE profile_id = 2000), 0::bigint, 'and no event of another');
+SELECT is((SELECT count(DISTINCT workspace) FROM cdp.namespace), 1::bigint, 'and no rule of another');
+-- a cheap function of the reader's must not see rows that the view hides
+CREATE FUNCTION pg_temp.tell(bigint) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+	$$BEGIN IF $1 = 2000 THEN RAISE EXCEPTION 'seen' USING ERRCODE = 'XX999'; END IF; RETURN true; END$$;
+SELECT lives_ok($$SELECT * FROM cdp.profile WHERE pg_temp.tell(profile_id)$$, 'a leaky function sees no person of another workspace');
+SELECT lives_ok($$SELECT * FROM cdp.event WHERE pg_temp.tell(event_id)$$, 'nor an event');
+SET LOCAL row_security = off;
+SELECT throws_ok($$SELECT * FROM cdp.profile$$, '42501', NULL, 'row_security = off raises');
+SET LOCAL row_security = on;
+SELECT is((SELECT count(*) FROM pg_stats WHERE schemaname = 'cdp_data'), 0::bigint, 'there are no statistics to read');
+
+SET LOCAL ROLE regress_officer;
+SELECT results_eq($$SELECT profile_id FROM cdp.profile$$, ARRAY[2000::bigint], 'the officer of the other workspace sees its people');
+SELECT is(cdp.find_profile('profile_id', '1000'), NULL, 'and does not find the people of the first by number');
+SELECT is(cdp.find_profile('profile_id', '2000'), 2000::bigint, 'but the own ones');
+
+SET LOCAL ROLE regress_both;
+SELECT throws_ok($$SELECT count(*) FROM cdp.profile$$, '42501', NULL, 'who inherits two workspaces has to choose');
+SET LOCAL ROLE regress_admin;
+SELECT is((SELECT count(*) FROM cdp.profile), 0::bigint, 'an admin without a grant sees nothing');
+SELECT throws_ok($$SELECT cdp.grant_workspace('regress_admin', 'b')$$, '42501', NULL, 'and can not grant itself a workspace');
+SELECT throws_ok($$SELECT cdp.set_namespace('x', workspace => 'b')$$, '42501', NULL, 'nor set rules in one');
+
+SELECT * FROM finish();
+ROLLBACK;

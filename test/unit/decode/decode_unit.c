@@ -1,0 +1,450 @@
+/*
+ * decode_unit.c: src/event's decoders as SQL functions, without cdp.
+ *
+ * unit_json compares the scanner with jsonb_in on one text, unit_mutate on
+ * many that it makes by damaging some; unit_decode shows what becomes of
+ * messages; the _ns functions measure.
+ */
+#include "postgres.h"
+
+#include <time.h>
+
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "common/pg_prng.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "event/event.h"
+
+PG_MODULE_MAGIC;
+
+int			cdp_max_message_kb = 1024;
+
+/* the wall clock of these tests */
+TimestampTz
+cdp_clock(void)
+{
+	return DirectFunctionCall3(timestamptz_in, CStringGetDatum("2026-06-01 00:00:00+00"), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+}
+
+static CdpStr
+str_of(const bytea *b)
+{
+	return (CdpStr) {VARDATA_ANY(b), VARSIZE_ANY_EXHDR(b)};
+}
+
+/* ---------------------------------------------------------------- against jsonb_in */
+
+/* what jsonb_in makes of it; NULL: an error */
+static Jsonb *
+by_jsonb_in(CdpStr text)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	Jsonb	   *volatile jb = NULL;
+
+	if (text.len != strnlen(text.s, text.len) || !pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
+		return NULL;
+	/* jsonb_in looks at no table and takes no lock, so nothing is to be undone */
+	PG_TRY();
+	{
+		jb = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(pnstrdup(text.s, text.len))));
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return jb;
+}
+
+static bool
+is_limit(CdpReason r)
+{
+	return r == CDP_REASON_TOO_DEEP || r == CDP_REASON_TOO_MANY_KEYS || r == CDP_REASON_VALUE_TOO_BIG
+		|| r == CDP_REASON_NUMBER_TOO_LONG || r == CDP_REASON_MESSAGE_TOO_BIG;
+}
+
+/* 'same', 'both refuse: reason', 'limit: reason', else what differs */
+static const char *
+compare(CdpStr text)
+{
+	CdpJson    *j = cdp_json_create(CurrentMemoryContext);
+	Jsonb	   *theirs = by_jsonb_in(text);
+	CdpReason	r;
+	Jsonb	   *ours;
+
+	r = cdp_json_parse(j, text) ? cdp_json_check(j, j->nodes) : j->reason;
+	if (r != CDP_REASON_COUNT)
+	{
+		if (is_limit(r))
+			return psprintf("limit: %s", cdp_reason_name(r));
+		return psprintf(theirs ? "only we refuse: %s" : "both refuse: %s", cdp_reason_name(r));
+	}
+	if (theirs == NULL)
+		return "only jsonb_in refuses";
+	ours = cdp_json_jsonb(j, j->nodes);
+	if (VARSIZE(ours) != VARSIZE(theirs) || memcmp(ours, theirs, VARSIZE(ours)) != 0)
+		return "differ";
+	return "same";
+}
+
+PG_FUNCTION_INFO_V1(unit_json);
+Datum
+unit_json(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TEXT_P(cstring_to_text(compare(str_of(PG_GETARG_BYTEA_PP(0)))));
+}
+
+/* damage: bytes that matter to JSON, in place, inserted or taken out */
+static CdpStr
+mutate(CdpStr text, pg_prng_state *state)
+{
+	static const char bytes[] = "{}[]\",:\\u0019.-+eEdDtfn \x80\xC3\xF0\xED\xA0\x1F\x7F\0";
+	char	   *out = palloc(text.len * 2 + 64);
+	uint32		len = text.len;
+
+	memcpy(out, text.s, len);
+	for (int n = 1 + pg_prng_uint64_range(state, 0, 3); n > 0 && len > 0; n--)
+	{
+		uint32		at = pg_prng_uint64_range(state, 0, len - 1);
+		uint32		span = Min(pg_prng_uint64_range(state, 1, 8), len - at);
+		char		byte = bytes[pg_prng_uint64_range(state, 0, sizeof(bytes) - 2)];
+
+		switch (pg_prng_uint64_range(state, 0, 3))
+		{
+			case 0:
+				out[at] = byte;
+				break;
+			case 1:
+				memmove(out + at + 1, out + at, len - at);
+				out[at] = byte;
+				len++;
+				break;
+			case 2:
+				memmove(out + at, out + at + span, len - at - span);
+				len -= span;
+				break;
+			default:			/* say something twice */
+				memmove(out + at + span, out + at, len - at);
+				len += span;
+				break;
+		}
+	}
+	return (CdpStr) {out, len};
+}
+
+/* what is stored of damaged messages must never crash; outcomes are counted */
+PG_FUNCTION_INFO_V1(unit_mutate);
+Datum
+unit_mutate(PG_FUNCTION_ARGS)
+{
+	CdpStr		given = str_of(PG_GETARG_BYTEA_PP(0));
+	int			rounds = PG_GETARG_INT32(1);
+	pg_prng_state state;
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "round", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	int			nsame = 0,
+				nrefused = 0;
+
+	pg_prng_seed(&state, PG_GETARG_INT64(2));
+	for (int i = 0; i < rounds; i++)
+	{
+		CdpStr		damaged = mutate(given, &state);
+		const char *result = compare(damaged);
+
+		CHECK_FOR_INTERRUPTS();
+		if (strcmp(result, "same") == 0)
+			nsame++;
+		else if (strncmp(result, "both", 4) == 0 || strncmp(result, "limit", 5) == 0)
+			nrefused++;
+		else
+			elog(ERROR, "%s: %s", result,
+				 TextDatumGetCString(DirectFunctionCall2(binary_encode,
+														 PointerGetDatum(cstring_to_text_with_len(damaged.s, damaged.len)),
+														 CStringGetTextDatum("escape"))));
+		MemoryContextReset(cxt);
+	}
+	MemoryContextSwitchTo(old);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d same, %d refused", nsame, nrefused)));
+}
+
+/* ---------------------------------------------------------------- decoders */
+
+static void
+init_source(CdpSource *source, const char *format, Jsonb *options)
+{
+	JsonbValue	v;
+
+	memset(source, 0, sizeof(*source));
+	source->format = cdp_format_find(format);
+	if (source->format == NULL)
+		elog(ERROR, "no such format");
+	source->trust_received_at = source->alias = true;
+	source->max_future = USECS_PER_DAY;
+#define OPTION(name) (getKeyJsonValueFromContainer(&options->root, name, strlen(name), &v) != NULL)
+	if (OPTION("distrust"))
+		source->trust_received_at = false;
+	if (OPTION("no_alias"))
+		source->alias = false;
+	if (OPTION("infinity"))
+		source->max_future = PG_INT64_MAX;
+	source->email_from_properties = OPTION("email_from_properties");
+	source->skew = OPTION("segment") ? CDP_SKEW_SEGMENT : OPTION("none") ? CDP_SKEW_NONE : CDP_SKEW_QUANTUM;
+#undef OPTION
+	if (source->format->compile)
+		source->mapping = source->format->compile(options);
+}
+
+static CdpBatch *
+make_batch(CdpSource *source, ArrayType *messages, TimestampTz record_time)
+{
+	CdpBatch   *batch = palloc0(sizeof(CdpBatch));
+	Datum	   *values;
+	bool	   *nulls;
+
+	deconstruct_array(messages, BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &batch->nmessages);
+	batch->cxt = CurrentMemoryContext;
+	batch->source = source;
+	batch->messages = palloc0(batch->nmessages * sizeof(CdpMessage));
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		CdpMessage *m = &batch->messages[i];
+
+		if (!nulls[i])
+			m->body = str_of(DatumGetByteaPP(values[i]));
+		m->ordinal = i + 1;
+		m->partition = -1;
+		m->offset = -1;
+		m->record_time = record_time;
+	}
+	return batch;
+}
+
+static Datum
+text_or_null(CdpStr s, bool *isnull)
+{
+	*isnull = s.s == NULL;
+	return *isnull ? (Datum) 0 : PointerGetDatum(cstring_to_text_with_len(s.s, s.len));
+}
+
+static Datum
+time_or_null(TimestampTz t, bool *isnull)
+{
+	*isnull = t == CDP_NO_TIME;
+	return TimestampTzGetDatum(t);
+}
+
+static Datum
+jsonb_or_null(Jsonb *jb, bool *isnull)
+{
+	*isnull = jb == NULL;
+	return JsonbPGetDatum(jb);
+}
+
+static CdpStr
+presented_text(const CdpEvent *ev)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < ev->npresented; i++)
+		appendStringInfo(&buf, "%s%.*s=%.*s", i ? " " : "",
+						 (int) ev->presented[i].namespace_name.len, ev->presented[i].namespace_name.s,
+						 (int) ev->presented[i].value.len, ev->presented[i].value.s);
+	return (CdpStr) {buf.data, buf.len};
+}
+
+/* ordinal, item, reason, detail, raw, message_id, then the columns of an event */
+#define UNIT_COLUMNS 22
+
+static void
+put_reject(Tuplestorestate *store, TupleDesc desc, const CdpReject *r)
+{
+	Datum		v[UNIT_COLUMNS];
+	bool		n[UNIT_COLUMNS];
+
+	memset(n, true, sizeof(n));
+	n[0] = n[1] = n[2] = false;
+	v[0] = Int32GetDatum(r->msg->ordinal);
+	v[1] = Int32GetDatum(r->item);
+	v[2] = CStringGetTextDatum(cdp_reason_name(r->reason));
+	v[3] = text_or_null(r->detail ? cdp_str(r->detail) : CDP_STR_NONE, &n[3]);
+	v[4] = text_or_null(r->raw, &n[4]);
+	v[5] = text_or_null(r->message_id, &n[5]);
+	tuplestore_putvalues(store, desc, v, n);
+}
+
+static void
+put_event(Tuplestorestate *store, TupleDesc desc, CdpSource *source, CdpEvent *ev)
+{
+	Datum		v[UNIT_COLUMNS];
+	bool		n[UNIT_COLUMNS];
+
+	memset(n, false, sizeof(n));
+	cdp_event_times(source, ev);
+	v[0] = Int32GetDatum(ev->msg->ordinal);
+	v[1] = Int32GetDatum(ev->item);
+	n[2] = n[3] = true;
+	v[4] = text_or_null(ev->raw, &n[4]);
+	v[5] = text_or_null(ev->message_id, &n[5]);
+	v[6] = text_or_null(ev->type, &n[6]);
+	v[7] = text_or_null(ev->name, &n[7]);
+	v[8] = text_or_null(ev->user_id, &n[8]);
+	v[9] = text_or_null(ev->anonymous_id, &n[9]);
+	v[10] = time_or_null(ev->original_at, &n[10]);
+	v[11] = time_or_null(ev->sent_at, &n[11]);
+	v[12] = time_or_null(ev->received_at, &n[12]);
+	v[13] = time_or_null(ev->occurred_at, &n[13]);
+	v[14] = BoolGetDatum(ev->future_clamped);
+	v[15] = Int64GetDatum(ev->source_seq);
+	v[16] = jsonb_or_null(ev->properties, &n[16]);
+	v[17] = jsonb_or_null(ev->traits, &n[17]);
+	v[18] = jsonb_or_null(ev->context, &n[18]);
+	v[19] = CStringGetTextDatum(psprintf("%c", ev->link_kind));
+	v[20] = text_or_null(presented_text(ev), &n[20]);
+	v[21] = Int64GetDatum((int64) ev->fingerprint);
+	tuplestore_putvalues(store, desc, v, n);
+}
+
+PG_FUNCTION_INFO_V1(unit_decode);
+Datum
+unit_decode(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	CdpSource	source;
+	CdpBatch   *batch;
+	TimestampTz record_time = PG_ARGISNULL(3) ? CDP_NO_TIME : PG_GETARG_TIMESTAMPTZ(3);
+
+	InitMaterializedSRF(fcinfo, 0);
+	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
+	batch = make_batch(&source, PG_GETARG_ARRAYTYPE_P(2), record_time);
+	cdp_decode(batch);
+	for (int i = 0; i < batch->nevents; i++)
+		put_event(rsinfo->setResult, rsinfo->setDesc, &source, &batch->events[i]);
+	for (int i = 0; i < batch->nrejects; i++)
+		put_reject(rsinfo->setResult, rsinfo->setDesc, &batch->rejects[i]);
+	return (Datum) 0;
+}
+
+/* damaged messages through a decoder; how many became events, rejects */
+PG_FUNCTION_INFO_V1(unit_mutate_messages);
+Datum
+unit_mutate_messages(PG_FUNCTION_ARGS)
+{
+	CdpSource	source;
+	CdpStr		given = str_of(PG_GETARG_BYTEA_PP(2));
+	pg_prng_state state;
+	CdpBatch	batch = {0};
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
+	int			nevents = 0,
+				nrejects = 0;
+
+	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
+	pg_prng_seed(&state, PG_GETARG_INT64(4));
+	for (int i = 0; i < PG_GETARG_INT32(3); i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+		CdpMessage	msg = {0};
+		char	   *exact;
+
+		msg.record_time = CDP_NO_TIME;
+		msg.body = mutate(given, &state);
+		/* no byte after its end, for valgrind and sanitizers */
+		exact = palloc(msg.body.len);
+		memcpy(exact, msg.body.s, msg.body.len);
+		msg.body.s = exact;
+		memset(&batch, 0, sizeof(batch));
+		batch.cxt = cxt;
+		batch.source = &source;
+		batch.messages = &msg;
+		batch.nmessages = 1;
+		cdp_decode(&batch);
+		for (int k = 0; k < batch.nevents; k++)
+			cdp_event_times(&source, &batch.events[k]);
+		nevents += batch.nevents;
+		nrejects += batch.nrejects;
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+		CHECK_FOR_INTERRUPTS();
+	}
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d events, %d rejects", nevents, nrejects)));
+}
+
+/* ns per event: these messages as batches, so many times */
+PG_FUNCTION_INFO_V1(unit_decode_ns);
+Datum
+unit_decode_ns(PG_FUNCTION_ARGS)
+{
+	CdpSource	source;
+	CdpBatch   *batch;
+	CdpBatch	empty;
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
+	struct timespec a,
+				b;
+	int64		nevents = 0;
+
+	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
+	batch = make_batch(&source, PG_GETARG_ARRAYTYPE_P(2), CDP_NO_TIME);
+	batch->cxt = cxt;
+	empty = *batch;
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (int i = 0; i < PG_GETARG_INT32(3); i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		*batch = empty;
+		cdp_decode(batch);
+		for (int k = 0; k < batch->nevents; k++)
+			cdp_event_times(&source, &batch->events[k]);
+		nevents += batch->nevents;
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	PG_RETURN_FLOAT8(((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / Max(nevents, 1));
+}
+
+/* ns per text of jsonb_in, to compare with */
+PG_FUNCTION_INFO_V1(unit_jsonb_in_ns);
+Datum
+unit_jsonb_in_ns(PG_FUNCTION_ARGS)
+{
+	char	   *given = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	int			rounds = PG_GETARG_INT32(1);
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "round", ALLOCSET_DEFAULT_SIZES);
+	struct timespec a,
+				b;
+
+	clock_gettime(CLOCK_MONOTONIC, &a);
+	for (int i = 0; i < rounds; i++)
+	{
+		MemoryContext old = MemoryContextSwitchTo(cxt);
+
+		(void) DirectFunctionCall1(jsonb_in, CStringGetDatum(given));
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(cxt);
+	}
+	clock_gettime(CLOCK_MONOTONIC, &b);
+	PG_RETURN_FLOAT8(((b.tv_sec - a.tv_sec) * 1e9 + (b.tv_nsec - a.tv_nsec)) / rounds);
+}
+
+/* ---------------------------------------------------------------- times */
+
+PG_FUNCTION_INFO_V1(unit_time);
+Datum
+unit_time(PG_FUNCTION_ARGS)
+{
+	TimestampTz t;
+	CdpReason	why;
+
+	if (!cdp_parse_time(str_of((bytea *) PG_GETARG_TEXT_PP(0)), &t, &why))
+		PG_RETURN_TEXT_P(cstring_to_text(cdp_reason_name(why)));
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(INT64_FORMAT, t)));
+}
