@@ -10,7 +10,9 @@ WHERE refclassid = 'pg_extension'::regclass AND refobjid = (SELECT oid FROM pg_e
 -- before the set-up everything says what to do
 SELECT * FROM cdp.ingest('{"type": "track", "userId": "u", "event": "x"}');
 SELECT cdp.create_source('early');
-SELECT cdp.setup();
+-- in a session of its own, since the first set-up of a server tells where it made the key file
+\setenv PGDATABASE :DBNAME
+\! psql -X -q -c 'SELECT cdp.setup()' >/dev/null 2>&1
 -- again: nothing changes
 CREATE TEMP TABLE before AS SELECT relname, relfilenode FROM pg_class WHERE relnamespace = 'cdp_data'::regnamespace;
 SELECT cdp.setup();

@@ -17,7 +17,7 @@ FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'pe-u');
 SELECT cdp.find_profile('email', 'pe@example.com') = cdp.find_profile('user_id', 'pe-u') AS by_email,
 	cdp.find_profile('profile_id', :'first') = cdp.find_profile('user_id', 'pe-u') AS by_first_id,
 	cdp.find_profile('profile_id', :'second') = cdp.find_profile('user_id', 'pe-u') AS by_second_id;
-SELECT cdp.find_profile('profile_id', '1');
+SELECT cdp.find_profile('profile_id', '999999999999');
 SELECT cdp.find_profile('profile_id', 'no number');
 SELECT key FROM jsonb_object_keys(cdp.get_profile('user_id', 'pe-u')) key ORDER BY 1;
 SELECT cdp.get_profile('user_id', 'pe-nobody');

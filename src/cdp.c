@@ -21,12 +21,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
-#if __has_include("source/launcher.h")
 #include "source/launcher.h"
-#else
-extern void cdp_workers_init(void);
-extern void cdp_launcher_wake(void);
-#endif
 #include "stats.h"
 
 PG_MODULE_MAGIC;

@@ -230,6 +230,10 @@ quarantine_alone(CdpEvent *ev, const ErrorData *e)
 	ev->reason = CDP_REASON_APPLY_FAILED;
 	ev->detail = psprintf("SQLSTATE %s", unpack_sql_state(e->sqlerrcode));
 	ev->settled = true;
+	ereport(LOG,
+			(errcode(e->sqlerrcode),
+			 errmsg("a message could not be applied and went to quarantine"),
+			 errdetail_log("SQLSTATE %s in %s.", unpack_sql_state(e->sqlerrcode), e->funcname ? e->funcname : "?")));
 }
 
 static void

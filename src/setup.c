@@ -42,12 +42,7 @@
 
 #include "catalog.h"
 #include "key.h"
-#if __has_include("source/launcher.h")
 #include "source/launcher.h"
-#else
-extern void cdp_workers_init(void);
-extern void cdp_launcher_wake(void);
-#endif
 
 #define SETUP_SCRIPT "cdp-setup.sql"
 

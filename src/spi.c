@@ -22,6 +22,7 @@
 int
 cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	int			rc;
 
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -35,6 +36,7 @@ cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls)
 	rc = SPI_execute_plan(stmt->plan, args, nulls, false, 0);
 	if (rc < 0)
 		elog(ERROR, "cannot run \"%s\": %s", stmt->sql, SPI_result_code_string(rc));
+	MemoryContextSwitchTo(caller);	/* what the caller makes of the rows outlives SPI_finish */
 	return (int) SPI_processed;
 }
 

@@ -21,7 +21,7 @@ typedef struct CdpSpi
 
 /*
  * Connect, run with a fresh snapshot, return the number of rows; the rows are
- * in SPI_tuptable until cdp_spi_end().  nulls: one character an argument, 'n'
+ * in SPI_tuptable until cdp_spi_end(); the memory context stays the caller's.  nulls: one character an argument, 'n'
  * for NULL, or NULL.
  */
 extern int	cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls);

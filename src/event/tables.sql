@@ -119,6 +119,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.parked (
 	headers bytea,
 	body bytea NOT NULL
 );
+CREATE INDEX IF NOT EXISTS parked_source_id_idx ON cdp_data.parked (source_id, parked_id);
 COMMENT ON TABLE cdp_data.parked IS 'Good messages for people whom a client holds; applied a moment later.';
 COMMENT ON COLUMN cdp_data.parked.parked_id IS 'Key.';
 COMMENT ON COLUMN cdp_data.parked.workspace_id IS 'Workspace of the source.';

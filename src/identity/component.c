@@ -361,13 +361,11 @@ prepare_links(Component *c, const HashIndex *map)
 	Datum		arg;
 	int			max = 0,
 				n;
-	MemoryContext cxt = CurrentMemoryContext;
 
 	for (int i = 0; i < c->nmembers; i++)
 		hashes[i] = c->members[i].hash;
 	arg = cdp_int8_array(hashes, c->nmembers);
 	n = cdp_spi_run(&links_plan, &arg, NULL);
-	MemoryContextSwitchTo(cxt);
 	for (int i = 0; i < n; i++)
 		take_stored_link(c, i, &max, map);
 	cdp_spi_end();
@@ -381,7 +379,6 @@ prepare_decisions(Component *c, const HashIndex *map)
 	Datum		arg;
 	int			n;
 	bool		isnull;
-	MemoryContext cxt = CurrentMemoryContext;
 
 	if (!there_are_decisions())
 		return;
@@ -390,7 +387,6 @@ prepare_decisions(Component *c, const HashIndex *map)
 		hashes[i] = c->members[i].hash;
 	arg = cdp_int8_array(hashes, c->nmembers);
 	n = cdp_spi_run(&decisions_plan, &arg, NULL);
-	MemoryContextSwitchTo(cxt);
 	c->fold.apart = palloc(Max(n, 1) * sizeof(CdpFoldPair));
 	for (int i = 0; i < n; i++)
 	{
@@ -557,7 +553,11 @@ static CdpSpi drop_contests_plan = {
 	2, {INT8ARRAYOID, INT8OID}
 };
 
-/* the component's contest: the least id of those that met, or a new one; 0 when nothing is contested any more */
+/*
+ * The component's contest: the least id of those that met, or a new one; 0 when
+ * it is one person.  Profiles that a shared identifier or a retracted link
+ * still ties together are found through it, too.
+ */
 static void
 settle_contest(Component *c)
 {
@@ -570,7 +570,7 @@ settle_contest(Component *c)
 			old[n++] = c->fragments[i]->contest_id;
 	qsort(old, n, sizeof(int64), cdp_int64_order);
 	c->contest_id = 0;
-	if (c->fold.contested)
+	if (c->fold.contested || c->fold.nprofiles != 1)
 		c->contest_id = n ? old[0] : cdp_next_block("contest_id_seq");
 	if (n)
 	{
@@ -592,7 +592,7 @@ settle_contest(Component *c)
 
 static CdpSpi relabel_plan = {
 	"UPDATE cdp_data.event e SET fragment_id = t.fragment_id"
-	" FROM pg_catalog.unnest($2, $3) AS t(anchor, fragment_id)"
+	" FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS t(anchor, fragment_id)"
 	" WHERE e.fragment_id = ANY ($1) AND e.anchor = t.anchor AND e.fragment_id <> t.fragment_id",
 	3, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
 };

@@ -595,12 +595,25 @@ dismiss(CdpWork *w, CdpGroup *g, const ProfileRow *rows, int nrows, const CdpHin
 	g->examine = false;
 }
 
+/* sorts and drops repeats; returns how many are left */
+static int
+distinct(int64 *v, int n)
+{
+	int			kept = 0;
+
+	qsort(v, n, sizeof(int64), cdp_int64_order);
+	for (int i = 0; i < n; i++)
+		if (i == 0 || v[i] != v[kept - 1])
+			v[kept++] = v[i];
+	return kept;
+}
+
 /* add every fragment of the examined groups' components to those that will be locked */
 static void
 add_components(CdpWork *w, const ProfileRow *rows, int nrows)
 {
-	int64	   *profiles = palloc(Max(nrows, 1) * sizeof(int64));
-	int64	   *contests = palloc(Max(nrows, 1) * sizeof(int64));
+	int64	   *profiles = palloc(w->nidents * sizeof(int64));
+	int64	   *contests = palloc(w->nidents * sizeof(int64));
 	int			np = 0,
 				nc = 0,
 				n;
@@ -613,7 +626,7 @@ add_components(CdpWork *w, const ProfileRow *rows, int nrows)
 		if (!w->idents[i]->known || !w->groups[w->group_of[i]].examine)
 			continue;
 		row = find_row(rows, nrows, w->idents[i]->fragment_id);
-		if (row == NULL || np == nrows)
+		if (row == NULL)
 			continue;
 		profiles[np++] = row->profile_id;
 		if (row->contest_id)
@@ -621,23 +634,12 @@ add_components(CdpWork *w, const ProfileRow *rows, int nrows)
 	}
 	if (np == 0)
 		return;
+	np = distinct(profiles, np);
+	nc = distinct(contests, nc);
 	n = read_profile_rows(&members_plan, profiles, np, contests, nc, &members);
 	for (int i = 0; i < n; i++)
 		cdp_work_add_fragment(w, members[i].fragment_id);
 	pfree(members);
-}
-
-/* distinct fragments, by id */
-static int
-distinct(int64 *v, int n)
-{
-	int			kept = 0;
-
-	qsort(v, n, sizeof(int64), cdp_int64_order);
-	for (int i = 0; i < n; i++)
-		if (i == 0 || v[i] != v[kept - 1])
-			v[kept++] = v[i];
-	return kept;
 }
 
 static void

@@ -61,10 +61,8 @@ declare_row(CdpWork *w, CdpTraitSet *set, int row)
 {
 	bool		isnull;
 	CdpStamp	stamp = {.rank = 1};
-	MemoryContext old = MemoryContextSwitchTo(w->cxt);
 	Jsonb	   *traits = DatumGetJsonbPCopy(cdp_spi_datum(row, 2, &isnull));
 
-	MemoryContextSwitchTo(old);
 	stamp.occurred_at = cdp_spi_int64(row, 3);
 	stamp.evidence_at = Min(stamp.occurred_at, cdp_spi_int64(row, 4));
 	stamp.source_seq = cdp_spi_int64(row, 5);

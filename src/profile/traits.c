@@ -28,6 +28,7 @@
 #include "libpq/pqformat.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/timestamp.h"
 #include "utils/snapmgr.h"
 
 #include "profile/columns.h"
@@ -448,25 +449,49 @@ cdp_store_traits(CdpWork *w, CdpFragment *f)
 	cdp_traits_store(set, w->trait, f->fragment_id, w->workspace_id);
 }
 
-/* ---------------------------------------------------------------- the aggregate */
+/* ---------------------------------------------------------------- the aggregates */
 
 PG_FUNCTION_INFO_V1(cdp_merge_traits_step);
 PG_FUNCTION_INFO_V1(cdp_merge_traits_final);
+PG_FUNCTION_INFO_V1(cdp_declare_traits_step);
+PG_FUNCTION_INFO_V1(cdp_stamped_traits_final);
+
+/* the aggregate's set; switches to the context that it lives in */
+static CdpTraitSet *
+aggregate_set(FunctionCallInfo fcinfo, MemoryContext *old)
+{
+	MemoryContext cxt;
+
+	if (!AggCheckCallContext(fcinfo, &cxt))
+		elog(ERROR, "function is for aggregates");
+	*old = MemoryContextSwitchTo(cxt);
+	return PG_ARGISNULL(0) ? cdp_traits_begin(cxt) : (CdpTraitSet *) PG_GETARG_POINTER(0);
+}
 
 Datum
 cdp_merge_traits_step(PG_FUNCTION_ARGS)
 {
-	MemoryContext cxt,
-				old;
-	CdpTraitSet *set;
+	MemoryContext old;
+	CdpTraitSet *set = aggregate_set(fcinfo, &old);
 
-	if (!AggCheckCallContext(fcinfo, &cxt))
-		elog(ERROR, "cdp.merge_traits is an aggregate");
-	old = MemoryContextSwitchTo(cxt);
-	set = PG_ARGISNULL(0) ? cdp_traits_begin(cxt) : (CdpTraitSet *) PG_GETARG_POINTER(0);
 	if (!PG_ARGISNULL(1) && !PG_ARGISNULL(2))
 		cdp_traits_add_chunk(set, 0, (Jsonb *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(1)),
 							 (bytea *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(2)));
+	MemoryContextSwitchTo(old);
+	PG_RETURN_POINTER(set);
+}
+
+/* (state, traits, evidence_at, occurred_at, source_seq, message_id, source_id) */
+Datum
+cdp_declare_traits_step(PG_FUNCTION_ARGS)
+{
+	MemoryContext old;
+	CdpTraitSet *set = aggregate_set(fcinfo, &old);
+	text	   *id = (text *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(5));
+	CdpStamp	stamp = {1, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INT64(4),
+	{VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)}, PG_GETARG_INT32(6)};
+
+	cdp_traits_declare(set, (Jsonb *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(1)), &stamp);
 	MemoryContextSwitchTo(old);
 	PG_RETURN_POINTER(set);
 }
@@ -480,4 +505,43 @@ cdp_merge_traits_final(PG_FUNCTION_ARGS)
 	int			n = traits_of_chunk(set, -1, &t);
 
 	PG_RETURN_DATUM(encode_values(t, n, true));
+}
+
+static void
+push_text(JsonbParseState **state, JsonbIteratorToken token, CdpStr s)
+{
+	JsonbValue	v;
+
+	v.type = jbvString;
+	v.val.string.val = (char *) s.s;
+	v.val.string.len = s.len;
+	pushJsonbValue(state, token, &v);
+}
+
+/* {key: [value, stamp as text]}, nulls included: two sets are equal when this is */
+Datum
+cdp_stamped_traits_final(PG_FUNCTION_ARGS)
+{
+	CdpTraitSet empty = {0};
+	CdpTraitSet *set = PG_ARGISNULL(0) ? &empty : (CdpTraitSet *) PG_GETARG_POINTER(0);
+	JsonbParseState *state = NULL;
+	Trait	  **t;
+	int			n = traits_of_chunk(set, -1, &t);
+
+	pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		CdpStamp   *s = &t[i]->stamp;
+		JsonbValue	value = t[i]->value;
+
+		push_text(&state, WJB_KEY, t[i]->key);
+		pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+		pushJsonbValue(&state, WJB_ELEM, &value);
+		push_text(&state, WJB_ELEM,
+				  cdp_str(psprintf("%d %lld %lld %lld %d %.*s", s->rank, (long long) s->evidence_at,
+								   (long long) s->occurred_at, (long long) s->source_seq, s->source_id,
+								   (int) s->message_id.len, s->message_id.s)));
+		pushJsonbValue(&state, WJB_END_ARRAY, NULL);
+	}
+	PG_RETURN_DATUM(JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL))));
 }

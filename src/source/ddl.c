@@ -63,7 +63,10 @@ release_blocks(void)
 	wake_launcher = true;
 }
 
-/* The maintenance worker reads the sources; where there is none, a probe finds out. */
+/*
+ * The maintenance worker reads the sources, source workers their positions;
+ * where there is none of them, a probe finds out.
+ */
 static void
 wake_workers(void)
 {
@@ -75,13 +78,15 @@ wake_workers(void)
 	{
 		CdpSlot    *slot = &cdp_workers->slots[i];
 
-		if (slot->state == CDP_SLOT_DOWN && slot->database == MyDatabaseId)
-			slot->next_start = 0;
+		if (slot->database != MyDatabaseId)
+			continue;
+		slot->next_start = 0;
+		slot->look = true;
+		if (slot->state == CDP_SLOT_UP)
+			SetLatch(slot->latch);
 	}
 	maintenance = cdp_maintenance_slot(MyDatabaseId);
 	known = maintenance && maintenance->state == CDP_SLOT_UP;
-	if (known)
-		SetLatch(maintenance->latch);
 	LWLockRelease(cdp_workers->lock);
 	if (!known)
 		cdp_wake_launcher(true, true);

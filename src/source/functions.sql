@@ -44,6 +44,20 @@ GRANT EXECUTE ON FUNCTION cdp.wait_for_source(text, interval) TO cdp_admin;
 COMMENT ON FUNCTION cdp.wait_for_source(text, interval) IS
 'Waits until everything that was in the topics when it was called is committed: true once the position of every partition has passed the end that the worker fetched after the call, and nothing of the source is parked; false when timeout is over first, as with an absent topic or broker. Raises when there is no such source, when it was created or changed in the same transaction, and when the library was not preloaded.';
 
+CREATE FUNCTION cdp.set_source_position(name text, topic text, "partition" integer, "position" bigint) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_set_source_position';
+REVOKE ALL ON FUNCTION cdp.set_source_position(text, text, integer, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.set_source_position(text, text, integer, bigint) TO cdp_admin;
+COMMENT ON FUNCTION cdp.set_source_position(text, text, integer, bigint) IS
+'Lets a source go on from another offset of a partition, back or forward, after the commit. What is read again changes nothing; what is skipped is not a gap. Raises when the source, or a position of that partition, does not exist, and when the partition is diverged.';
+
+CREATE FUNCTION cdp.adopt_source(name text, topic text, "partition" integer, from_offset bigint) RETURNS void
+	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_adopt_source';
+REVOKE ALL ON FUNCTION cdp.adopt_source(text, text, integer, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.adopt_source(text, text, integer, bigint) TO cdp_admin;
+COMMENT ON FUNCTION cdp.adopt_source(text, text, integer, bigint) IS
+'Takes a topic that was deleted and made again for the continuation of the old one: the diverged partition is consumed from from_offset. Raises when the source, or a diverged partition of that number, does not exist.';
+
 CREATE FUNCTION cdp.source_workers(OUT source_id integer, OUT worker integer, OUT pid integer, OUT state text, OUT started_at timestamptz,
 		OUT batches bigint, OUT messages bigint, OUT last_commit_at timestamptz, OUT last_error text, OUT last_sqlstate text, OUT last_error_at timestamptz)
 	RETURNS SETOF record

@@ -110,6 +110,8 @@ typedef struct CdpSlot
 	char		last_sqlstate[6];
 	char		last_error[CDP_SLOT_ERROR];
 
+	bool		look;			/* something that it reads was changed by hand */
+
 	/* wait_for_source: the last request, and the last one whose ends were passed */
 	uint64		request;
 	uint64		reached;
@@ -185,6 +187,7 @@ extern bool cdp_position_skip_gap(int32 source_id, const char *topic, int32 part
 								  int64 from_offset, int64 to_offset);
 extern void cdp_position_set_state(int32 source_id, const char *topic, int32 partition,
 								   const char *state);
+extern int64 cdp_parked_bytes(int32 source_id);
 extern int64 cdp_record_hash(int32 workspace_id, const CdpMessage *msg);
 
 /* a number that is another one when the configuration of a source is; over a row of cdp_data.source */

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "event/partition.h"
+#include "event/quarantine.h"
 #include "launcher.h"
 
 #define ROUND_MS 1000
@@ -47,8 +48,11 @@ typedef struct Job
 
 #define RETRY_MS 5000
 
+static bool apply_parked(void);
+
 static Job	jobs[] = {
-	{"making partitions", 60000, cdp_partition_maintain}
+	{"making partitions", 60000, cdp_partition_maintain},
+	{"applying parked messages", 1000, apply_parked}
 };
 
 static CdpSlot *me;
@@ -176,6 +180,57 @@ publish(const Wanted *wanted, int n)
 	LWLockRelease(cdp_workers->lock);
 	if (changed || nwanted != nbefore)
 		cdp_wake_launcher(false, false);
+}
+
+/* ---------------------------------------------------------------- parked messages */
+
+/* Sources that have some; in a context of the caller. */
+static int32 *
+sources_with_parked(int *n)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	int32	   *ids;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	*n = cdp_owner_query("SELECT s.source_id FROM cdp_data.source s WHERE EXISTS"
+						 " (SELECT 1 FROM cdp_data.parked p WHERE p.source_id OPERATOR(pg_catalog.=) s.source_id)",
+						 0, NULL, NULL, NULL);
+	ids = MemoryContextAlloc(cxt, Max(*n, 1) * sizeof(int32));
+	for (int i = 0; i < *n; i++)
+		ids[i] = DatumGetInt32(column(i, 1));
+	SPI_finish();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(cxt);
+	return ids;
+}
+
+/* One batch of each source in its own transaction; those who are still held are parked again. */
+static bool
+apply_parked(void)
+{
+	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "cdp parked", ALLOCSET_DEFAULT_SIZES);
+	int			n;
+	int32	   *ids;
+
+	MemoryContextSwitchTo(cxt);
+	ids = sources_with_parked(&n);
+	for (int i = 0; i < n; i++)
+	{
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		(void) cdp_unpark(cdp_source_by_id(ids[i]), cdp_batch_rows);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		MemoryContextSwitchTo(cxt);
+		ConditionVariableBroadcast(&cdp_workers->progress);
+		CHECK_FOR_INTERRUPTS();
+	}
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextDelete(cxt);
+	return true;
 }
 
 /* ---------------------------------------------------------------- rounds */

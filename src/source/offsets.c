@@ -165,6 +165,24 @@ cdp_position_set_state(int32 source_id, const char *topic, int32 partition, cons
 	SPI_finish();
 }
 
+/* Bytes of the messages of a source that are parked. */
+int64
+cdp_parked_bytes(int32 source_id)
+{
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(source_id)};
+	bool		isnull;
+	int64		bytes;
+
+	SPI_connect();
+	cdp_owner_query("SELECT coalesce(pg_catalog.sum(pg_catalog.octet_length(body)), 0)::pg_catalog.int8"
+					" FROM cdp_data.parked WHERE source_id OPERATOR(pg_catalog.=) $1",
+					lengthof(types), types, values, NULL);
+	bytes = DatumGetInt64(first_row(1, &isnull));
+	SPI_finish();
+	return bytes;
+}
+
 /*
  * Fingerprint of a record: its key, body and time stamp.  A topic that was
  * deleted and made again has another record at the same offset.

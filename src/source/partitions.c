@@ -24,7 +24,8 @@
  *
  * A topic that was deleted and made again has the same offsets and other
  * records.  The position is of no use there, so each start reads the record
- * before it once more and compares its fingerprint.  Where that record is gone
+ * before it once more and compares its fingerprint, and so does each return of a
+ * topic that was away, or of a partition that had an error.  Where that record is gone
  * or was a control record the partition is flagged unverified, and goes on.
  */
 #include "cdp.h"
@@ -70,6 +71,16 @@ note(Worker *w, const char *text)
 
 /* ---------------------------------------------------------------- what there is */
 
+/* Its bounds may have moved, or its topic may be another one. */
+void
+cdp_parts_recheck(Worker *w, Part *part)
+{
+	if (part->state == CDP_PART_OK)
+		part->state = CDP_PART_NEW;
+	part->trusted = false;
+	w->next_check = 0;
+}
+
 static void
 add_part(Worker *w, int t, int32 partition)
 {
@@ -82,6 +93,7 @@ add_part(Worker *w, int t, int32 partition)
 	part->partition = partition;
 	part->state = CDP_PART_NEW;
 	part->end = -1;
+	part->counted_from = GetCurrentTimestamp();
 	if (partition >= topic->size)
 	{
 		int			size = Max(partition + 1, 2 * topic->size);
@@ -113,6 +125,7 @@ discover_topic(Worker *w, int t)
 	CdpPartition *found;
 	const char *error = NULL;
 	int			n = w->transport->partitions(w->consumer, &topic->name, 1, &found, &error);
+	bool		back = n > 0 && !topic->present;
 
 	topic->present = n > 0;
 	if (n <= 0)
@@ -120,6 +133,9 @@ discover_topic(Worker *w, int t)
 		note(w, n < 0 ? error : "the topic has no partitions");
 		return;
 	}
+	for (int p = 0; back && p < topic->size; p++)
+		if (topic->parts[p])
+			cdp_parts_recheck(w, topic->parts[p]);	/* it may have been made again */
 	topic->present_request = w->request;
 	topic->nparts = n;
 	for (int i = 0; i < n; i++)
@@ -151,14 +167,6 @@ any_state(const Worker *w, CdpPartitionState state)
 
 /* ---------------------------------------------------------------- positions */
 
-void
-cdp_parts_recheck(Worker *w, Part *part)
-{
-	if (part->state == CDP_PART_OK)
-		part->state = CDP_PART_NEW;
-	w->next_check = 0;
-}
-
 /* In a transaction. */
 static void
 set_diverged(Worker *w, Part *part, const char *why)
@@ -179,7 +187,7 @@ cdp_part_report_diverged(Worker *w, const Part *part, const char *why)
 			 errmsg("partition %d of topic \"%s\" of source \"%s\" is not the one that was read before",
 					part->partition, w->topics[part->topic].name, w->name),
 			 errdetail("%s", why),
-			 errhint("If the topic was made again, drop the source and create it again.")));
+			 errhint("If the topic was made again, adopt it with cdp.adopt_source().")));
 	note(w, "the topic is not the one that was read before");
 }
 
@@ -259,14 +267,14 @@ place_part(Worker *w, Part *part, int64 low, int64 high)
 		return;					/* the source was dropped */
 	part->position = row.position;
 	part->last_hash = row.last_hash;
-	part->verify = row.has_last && row.position > low;
+	part->verify = row.has_last && row.position > low && !part->trusted;
 	if (row.diverged)
 		part->state = CDP_PART_DIVERGED;
 	else if (row.position > high)
 		set_diverged(w, part, "The topic ends before the position that was reached.");
 	else if (row.position >= low || skip_gap(w, part, low))
 	{
-		if (row.has_last && !part->verify)
+		if (row.has_last && row.position <= low)
 			cdp_position_set_state(w->source_id, w->topics[part->topic].name, part->partition, "unverified");
 		part->state = CDP_PART_OK;
 		w->assign = true;
@@ -440,7 +448,7 @@ cdp_parts_reached(const Worker *w)
 bool
 cdp_parts_ready(const Worker *w)
 {
-	return all_present(w) && !w->assign && !any_state(w, CDP_PART_NEW);
+	return all_present(w) && !w->assign && !w->parked_full && !any_state(w, CDP_PART_NEW);
 }
 
 static bool
@@ -466,6 +474,23 @@ cdp_parts_next_round(const Worker *w)
 	return impatient ? Min(w->next_check, w->next_discover) : w->next_discover;
 }
 
+/* More is not parked before some of it is applied: the source waits. */
+static void
+look_at_parked(Worker *w)
+{
+	bool		before = w->parked_full;
+
+	cdp_worker_begin();
+	w->parked_full = cdp_parked_bytes(w->source_id) >= (int64) cdp_parked_limit_mb * 1024 * 1024;
+	cdp_worker_commit();
+	if (w->parked_full)
+		note(w, "messages are parked up to cdp.parked_limit, because a client holds the people they speak of");
+	if (w->parked_full != before)
+		ereport(LOG,
+				(errmsg(w->parked_full ? "source \"%s\" waits, its parked messages have reached cdp.parked_limit" :
+						"source \"%s\" goes on, its parked messages are below cdp.parked_limit", w->name)));
+}
+
 static void
 discover(Worker *w)
 {
@@ -474,13 +499,14 @@ discover(Worker *w)
 		discover_topic(w, t);
 		CHECK_FOR_INTERRUPTS();
 	}
+	look_at_parked(w);
 	if (w->nparts > 0)
 	{
 		reread_all(w);
 		ask_some_ends(w);
 	}
 	w->next_discover = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   all_present(w) ? DISCOVER_MS : ABSENT_MS);
+												   all_present(w) && !w->parked_full ? DISCOVER_MS : ABSENT_MS);
 }
 
 void

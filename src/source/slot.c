@@ -154,6 +154,8 @@ cdp_slot_condition(CdpSlot *slot, CdpCondition condition)
 		return;					/* nobody else writes it while we live */
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
 	slot->condition = condition;
+	if (slot->kind == CDP_WORKER_MAINTENANCE && cdp_workers->launcher_latch)
+		SetLatch(cdp_workers->launcher_latch);	/* the next database may be probed */
 	LWLockRelease(cdp_workers->lock);
 }
 

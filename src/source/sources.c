@@ -1,5 +1,6 @@
 /*
- * sources.c: create, alter, pause, resume and drop a source, from SQL.
+ * sources.c: create, alter, pause, resume and drop a source, and set its
+ * positions, from SQL.
  *
  * What can be wrong with a source is said here, when it is made: options are
  * an allow-list of names with a check each, and those of the Kafka client go
@@ -542,5 +543,60 @@ cdp_sql_drop_source(PG_FUNCTION_ARGS)
 					1, types, values, NULL);
 	SPI_finish();
 	cdp_launcher_wake();
+	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------- positions by hand */
+
+/*
+ * Set the position of a partition that has one; what was read before it is no
+ * longer known by its fingerprint.  adopt: a diverged one, in a new epoch.
+ */
+static void
+set_position(FunctionCallInfo fcinfo, bool adopt)
+{
+	char	   *name = name_argument(fcinfo);
+	Oid			types[4] = {INT4OID, TEXTOID, INT4OID, INT8OID};
+	Datum		values[4] = {0, PG_GETARG_DATUM(1), PG_GETARG_DATUM(2), PG_GETARG_DATUM(3)};
+
+	if (PG_GETARG_INT64(3) < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("a position must not be negative")));
+	cdp_version_require();
+	SPI_connect();
+	values[0] = Int32GetDatum(lock_source(name).id);
+	if (cdp_owner_query(adopt ?
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL,"
+						" last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
+						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
+						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.=) 'diverged'" :
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL, last_record_hash = NULL"
+						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
+						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) 'diverged'",
+						lengthof(types), types, values, NULL) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("source \"%s\" has no such partition, or it is %sdiverged", name, adopt ? "not " : ""),
+				 errhint("See cdp.source_status.")));
+	SPI_finish();
+	cdp_launcher_wake();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_set_source_position);
+
+Datum
+cdp_sql_set_source_position(PG_FUNCTION_ARGS)
+{
+	set_position(fcinfo, false);
+	PG_RETURN_VOID();
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_adopt_source);
+
+Datum
+cdp_sql_adopt_source(PG_FUNCTION_ARGS)
+{
+	set_position(fcinfo, true);
 	PG_RETURN_VOID();
 }

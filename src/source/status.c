@@ -301,7 +301,7 @@ report_source(Report *r, int row)
 	count_workers(atoi(cell(row, 1)), &running, &waiting, &troubled);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
-			"The topic was deleted and made again, or truncated. Drop the source and create it again to read it from the start.");
+			"The topic was deleted and made again, or truncated. Go on with cdp.adopt_source(), from 0 to read all of it.");
 	if (strcmp(cell(row, 5), "t") == 0)
 		say(r, "info", item, "the source is paused", "SELECT cdp.resume_source(...)");
 	else if (running == workers)

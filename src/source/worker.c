@@ -46,6 +46,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "stats.h"
 #include "worker.h"
 
 #define PACE_MS 10				/* between the starts of two batches */
@@ -204,7 +205,7 @@ take_errors(void)
 
 	while (w.transport->next_error(w.consumer, &fatal, &id, &out_of_range, &text))
 	{
-		Part	   *part = out_of_range ? cdp_parts_find(&w, id.topic, id.partition) : NULL;
+		Part	   *part = cdp_parts_find(&w, id.topic, id.partition);
 
 		if (fatal)
 			ereport(ERROR,
@@ -368,6 +369,7 @@ apply(int n)
 {
 	ErrorContextCallback context = {error_context_stack, batch_context, NULL};
 	CdpAdvance *advances = palloc(Max(w.nparts, 1) * sizeof(CdpAdvance));
+	instr_time	t;
 	int			kept,
 				nadvances;
 
@@ -379,11 +381,17 @@ apply(int n)
 	if (nadvances > 0)
 		cdp_apply(cdp_source_by_id(w.source_id), messages, kept, advances, nadvances, NULL, NULL);
 	write_states();
+	t = cdp_stage_start();
 	cdp_worker_commit();
+	cdp_stage_stop(CDP_STAGE_COMMIT, t, kept);
 	error_context_stack = context.previous;
 	for (int i = 0; i < w.nparts; i++)
-		if (w.parts[i]->state == CDP_PART_OK)
-			w.parts[i]->position = w.parts[i]->next;
+	{
+		if (w.parts[i]->state != CDP_PART_OK)
+			continue;
+		w.parts[i]->position = w.parts[i]->next;
+		w.parts[i]->trusted |= !w.parts[i]->verify;
+	}
 	return kept;
 }
 
@@ -396,7 +404,7 @@ update_rate(Part *part, TimestampTz now)
 
 	if (ms < RATE_MS)
 		return;
-	part->rate = part->counted_from == 0 ? 0 : part->counted * 1000.0 / ms;
+	part->rate = part->counted * 1000.0 / ms;
 	part->counted = 0;
 	part->counted_from = now;
 }
@@ -428,14 +436,15 @@ publish(int kept)
 	LWLockRelease(cdp_workers->lock);
 }
 
-/* wait_for_source: take its request, and answer it. */
+/* What others want: that we look again, and (wait_for_source) that we answer. */
 static void
 take_request(void)
 {
 	LWLockAcquire(cdp_workers->lock, LW_SHARED);
-	if (w.slot->request > w.request)
+	if (w.slot->request > w.request || w.slot->look)
 	{
 		w.request = w.slot->request;
+		w.slot->look = false;	/* nobody else clears it, so a shared lock will do */
 		w.next_discover = 0;
 		w.next_check = 0;
 	}
@@ -614,7 +623,7 @@ loop(void)
 			publish(-1);
 		}
 		cdp_slot_condition(w.slot, cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
-		if (consume())
+		if (!w.parked_full && consume())
 			pace();
 		else
 		{

@@ -13,6 +13,7 @@ typedef struct Part
 	int			topic;			/* index in topics */
 	int32		partition;
 	CdpPartitionState state;
+	bool		trusted;		/* its topic is known to be the one that we read */
 	bool		verify;			/* assigned one record early, to compare it */
 	int64		position;		/* committed */
 	int64		last_hash;		/* of the record before position */
@@ -66,6 +67,7 @@ typedef struct Worker
 	int			nparts;
 	Part	  **parts;			/* in the order of (topic, partition) */
 	bool		assign;			/* the assignment is not what parts say */
+	bool		parked_full;	/* cdp.parked_limit is reached */
 	TimestampTz next_discover;
 	TimestampTz next_check;
 

@@ -8,6 +8,7 @@ import psycopg
 
 RECOVERY_SECONDS = 60
 RETRY_SECONDS = 0.1
+NOT_YET = ('recovery mode', 'starting up', 'not yet accepting')
 # everything that messages leave behind; namespaces, sources and the workspace stay
 DATA_TABLES = ('event', 'message_seen', 'quarantine', 'parked', 'identifier', 'link', 'contest', 'decision', 'profile', 'profile_trait', 'dirty')
 CLEARS_BEFORE_TRUNCATE = 100    # DELETE of a few rows is faster than TRUNCATE of all partitions
@@ -20,7 +21,7 @@ def connect(dbname, **options):
         try:
             return psycopg.connect(dbname=dbname, autocommit=True, **options)
         except psycopg.OperationalError as e:
-            if 'recovery mode' not in str(e) and 'starting up' not in str(e) or time.monotonic() > deadline:
+            if not any(t in str(e) for t in NOT_YET) or time.monotonic() > deadline:
                 raise
             time.sleep(RETRY_SECONDS)
 
@@ -32,7 +33,11 @@ def drop_database(name):
 
 def fresh_database(name):
     """A new database with the extension set up in it, and a connection to it."""
-    drop_database(name)
+    try:
+        drop_database(name)
+    except psycopg.OperationalError:                                # the server is about to notice that a process crashed
+        time.sleep(RETRY_SECONDS)
+        drop_database(name)
     with connect('postgres') as conn:
         conn.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")
     conn = connect(name)

@@ -109,8 +109,6 @@ class Case:
             context['traits'] = {'email': r.choice((str.upper, str))(self._ident(self.emails))}
         if r.random() < 0.1:
             kind, pool = r.choice((('loyalty', self.loyalty), ('loyalty', self.loyalty), ('user_id', self.users), ('undeclared', self.loyalty)))
-            if m['type'] == 'alias':                                # what a third user_id of an alias call is, nobody says
-                kind, pool = 'loyalty', self.loyalty
             context['externalIds'] = [{'type': kind, 'id': self._ident(pool), 'collection': 'users', 'encoding': 'none'}]
         if r.random() < 0.05:
             context['device'] = {'id': f'droid{r.randrange(3)}', 'type': r.choice(('android', 'Android', 'fridge'))}

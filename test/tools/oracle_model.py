@@ -218,9 +218,9 @@ def text_id(value):
 def raw_identifiers(m):
     """(namespace name, raw value) pairs that a Segment message presents."""
     context = m.get('context') or {}
+    if m['type'] == 'alias':                                        # a link of two user ids, whatever else the call carries
+        return [('user_id', text_id(m[k])) for k in ('userId', 'previousId')]
     found = [('user_id', text_id(m.get('userId'))), ('anonymous_id', text_id(m.get('anonymousId')))]
-    if m['type'] == 'alias':
-        found.append(('user_id', text_id(m.get('previousId'))))
     bags = [context.get('traits') or {}] + ([m.get('traits') or {}] if m['type'] == 'identify' else [])
     found += [(k, bag.get(k)) for bag in bags for k in ('email', 'phone')]
     found += [(x['type'], x['id']) for x in context.get('externalIds') or []]

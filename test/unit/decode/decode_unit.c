@@ -114,9 +114,10 @@ mutate(CdpStr text, pg_prng_state *state)
 	for (int n = 1 + pg_prng_uint64_range(state, 0, 3); n > 0 && len > 0; n--)
 	{
 		uint32		at = pg_prng_uint64_range(state, 0, len - 1);
-		uint32		span = Min(pg_prng_uint64_range(state, 1, 8), len - at);
+		uint32		span = pg_prng_uint64_range(state, 1, 8);
 		char		byte = bytes[pg_prng_uint64_range(state, 0, sizeof(bytes) - 2)];
 
+		span = Min(span, len - at);
 		switch (pg_prng_uint64_range(state, 0, 3))
 		{
 			case 0:
@@ -276,7 +277,7 @@ put_reject(Tuplestorestate *store, TupleDesc desc, const CdpReject *r)
 	v[1] = Int32GetDatum(r->item);
 	v[2] = CStringGetTextDatum(cdp_reason_name(r->reason));
 	v[3] = text_or_null(r->detail ? cdp_str(r->detail) : CDP_STR_NONE, &n[3]);
-	v[4] = text_or_null(r->raw, &n[4]);
+	v[4] = text_or_null(r->raw, &n[4]);	/* bytea and text look alike */
 	v[5] = text_or_null(r->message_id, &n[5]);
 	tuplestore_putvalues(store, desc, v, n);
 }
@@ -356,8 +357,8 @@ unit_mutate_messages(PG_FUNCTION_ARGS)
 
 		msg.record_time = CDP_NO_TIME;
 		msg.body = mutate(given, &state);
-		/* no byte after its end, for valgrind and sanitizers */
-		exact = palloc(msg.body.len);
+		/* its own malloc, so that valgrind sees whoever reads past its end */
+		exact = malloc(Max(msg.body.len, 1));
 		memcpy(exact, msg.body.s, msg.body.len);
 		msg.body.s = exact;
 		memset(&batch, 0, sizeof(batch));
@@ -370,6 +371,7 @@ unit_mutate_messages(PG_FUNCTION_ARGS)
 			cdp_event_times(&source, &batch.events[k]);
 		nevents += batch.nevents;
 		nrejects += batch.nrejects;
+		free(exact);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
 		CHECK_FOR_INTERRUPTS();
