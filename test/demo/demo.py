@@ -161,7 +161,9 @@ class Tour:
         sql = "SELECT cdp.set_namespace('user_id', blocked => (SELECT blocked || '{0.0}' FROM cdp.namespace WHERE name = 'user_id'))"
         say(f'demo=# {sql};   {DIM}-- 0.0 stands for "unknown" in this data{PLAIN}')
         self.rows(sql)
-        sql = f"SELECT cdp.create_source('shop', brokers => '{self.address}', topics => '{{{TOPIC}}}')"
+        # a mock broker answers a fetch that found nothing only when this time has passed
+        sql = (f"SELECT cdp.create_source('shop', brokers => '{self.address}', topics => '{{{TOPIC}}}',"
+               """ options => '{"client": {"fetch.wait.max.ms": "10"}}')""")
         say(f'demo=# {sql};')
         self.rows(sql)
 
