@@ -38,7 +38,7 @@ room_parts = $(foreach r,$(ROOMS),$(wildcard src/$(r)/$(1).sql) $(sort $(wildcar
 # members of the extension
 INSTALL_PARTS = src/install_begin.sql src/functions.sql $(call room_parts,functions) src/install_end.sql
 # ordinary objects, made by cdp.setup()
-SETUP_PARTS = $(call room_parts,tables) src/registry.sql src/secure.sql $(call room_parts,views) src/views.sql src/finish.sql
+SETUP_PARTS = src/setup_begin.sql $(call room_parts,tables) src/registry.sql src/secure.sql $(call room_parts,views) src/views.sql src/finish.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTVERSION).sql
 SETUP_SQL = $(EXTENSION)-setup.sql

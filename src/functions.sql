@@ -1,5 +1,6 @@
 -- The frame: set-up, clock, partitions, and what secures tables and views.
--- Functions that no role may execute are steps of cdp.setup() and maintenance.
+-- Functions that no role may execute are steps of cdp.setup() and maintenance;
+-- they fix the search path, for the superuser who calls one by hand.
 
 CREATE FUNCTION cdp.setup() RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_setup';
@@ -42,7 +43,7 @@ COMMENT ON FUNCTION cdp.config_changed() IS 'Trigger of the configuration tables
 -- ---------------------------------------------------------------- tables and partitions
 
 CREATE FUNCTION cdp.secure_table(target pg_catalog.regclass) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	enabled boolean;
@@ -90,7 +91,7 @@ COMMENT ON FUNCTION cdp.secure_table(pg_catalog.regclass) IS
 'Gives a table or partition of cdp_data what none may lack: its owner, forced row security with the one policy, and no statistics on columns with personal data. Changes only what is missing.';
 
 CREATE FUNCTION cdp.set_compression(target pg_catalog.regclass) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	col name;
@@ -114,7 +115,7 @@ COMMENT ON FUNCTION cdp.set_compression(pg_catalog.regclass) IS
 'Makes a table of cdp_data compress long values with lz4, where the server has it.';
 
 CREATE FUNCTION cdp.make_partition(parent text, lower_bound timestamptz, upper_bound timestamptz) RETURNS text
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
@@ -143,7 +144,7 @@ COMMENT ON FUNCTION cdp.make_partition(text, timestamptz, timestamptz) IS
 'The only maker of partitions: of event or message_seen, from lower_bound (NULL: from the beginning) to before upper_bound (NULL: to the end). Returns its name.';
 
 CREATE FUNCTION cdp.copy_statistics(parent pg_catalog.regclass, leaf pg_catalog.regclass) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	col name;
@@ -161,7 +162,7 @@ COMMENT ON FUNCTION cdp.copy_statistics(pg_catalog.regclass, pg_catalog.regclass
 'Columns without statistics in the parent get none in the leaf: PostgreSQL does not inherit that.';
 
 CREATE FUNCTION cdp.partition_name(parent text, lower_bound timestamptz, upper_bound timestamptz) RETURNS text
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 SELECT parent OPERATOR(pg_catalog.||) CASE
 		WHEN lower_bound IS NULL THEN '_first'
@@ -173,7 +174,7 @@ COMMENT ON FUNCTION cdp.partition_name(text, timestamptz, timestamptz) IS
 'Name of the partition of a month: parent_YYYYMM, or parent_first and parent_last for the open ends.';
 
 CREATE FUNCTION cdp.attach_partition(parent text, leaf text, col text, lower_bound timestamptz, upper_bound timestamptz) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 BEGIN
 	-- the CHECK proves the range, so that ATTACH reads no row
@@ -191,7 +192,7 @@ COMMENT ON FUNCTION cdp.attach_partition(text, text, text, timestamptz, timestam
 'Attaches a table as the partition of a range, with a CHECK of the same range.';
 
 CREATE FUNCTION cdp.last_partition_begins(parent text) RETURNS timestamptz
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 SELECT (pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']*)''\) TO \(MAXVALUE\)'))[1]::timestamptz
 FROM pg_catalog.pg_class c
@@ -204,7 +205,7 @@ COMMENT ON FUNCTION cdp.last_partition_begins(text) IS
 'Lower bound of the partition that ends at MAXVALUE; NULL when there are no partitions yet.';
 
 CREATE FUNCTION cdp.partition_months_due(instant timestamptz) RETURNS boolean
-	LANGUAGE sql STABLE PARALLEL SAFE
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 SELECT pg_catalog.bool_or(COALESCE(cdp.last_partition_begins(p) OPERATOR(pg_catalog.<=)
 								   pg_catalog.timezone('UTC', pg_catalog.date_trunc('month', pg_catalog.timezone('UTC', instant))
@@ -216,7 +217,7 @@ COMMENT ON FUNCTION cdp.partition_months_due(timestamptz) IS
 'Whether months up to the second after that of the instant still have no partition.';
 
 CREATE FUNCTION cdp.split_last_partition(parent text, lower_bound timestamptz, upper_bound timestamptz) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
@@ -236,7 +237,7 @@ COMMENT ON FUNCTION cdp.split_last_partition(text, timestamptz, timestamptz) IS
 'Cuts the month between the bounds off the partition that ends at MAXVALUE, with the rows that lie in it. Locks the parent (ACCESS EXCLUSIVE).';
 
 CREATE FUNCTION cdp.make_partitions(instant timestamptz) RETURNS integer
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	-- months are months of UTC; local time stamps without zone below
@@ -271,7 +272,7 @@ COMMENT ON FUNCTION cdp.make_partitions(timestamptz) IS
 -- ---------------------------------------------------------------- views
 
 CREATE FUNCTION cdp.secure_views() RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 DECLARE
 	barrier constant boolean := (SELECT pg_catalog.count(*) > 1 FROM cdp_data.workspace);

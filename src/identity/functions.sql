@@ -1,7 +1,7 @@
 -- Namespaces and the identity policy.
 
 CREATE FUNCTION cdp.make_default_namespaces(target integer) RETURNS void
-	LANGUAGE sql VOLATILE PARALLEL UNSAFE
+	LANGUAGE sql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 INSERT INTO cdp_data.namespace (workspace_id, name, priority, value_limit, owner, normaliser, blocked)
 SELECT target, d.name, d.priority, d.value_limit, d.value_limit OPERATOR(pg_catalog.=) 1, d.normaliser,
@@ -27,12 +27,12 @@ COMMENT ON FUNCTION cdp.make_default_namespaces(integer) IS
 
 CREATE FUNCTION cdp.store_namespace(name text, priority integer, level text, value_limit integer, limit_window interval,
 		degree integer, owner boolean, normaliser text, valid text, blocked text[], weight real, target integer) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 #variable_conflict use_column
 DECLARE
-	old cdp_data.namespace;
-	new cdp_data.namespace;
+	old record;
+	new record;
 BEGIN
 	SELECT n.* INTO old FROM cdp_data.namespace n
 		WHERE n.workspace_id = store_namespace.target AND n.name = store_namespace.name FOR UPDATE;
@@ -97,7 +97,7 @@ COMMENT ON FUNCTION cdp.set_namespace(text, integer, text, integer, interval, in
 'Makes a namespace, or changes what is given of one. An argument that is left out stays as it is; for a new namespace it is: priority after the others, level individual, no value_limit, no limit_window (how long a value counts), no degree, normaliser trim, any value valid, none blocked, weight 1. NULL for value_limit, limit_window, degree or valid takes the limit away; for the others it means left out. owner follows the limit (true for value_limit 1 without window) unless it is given. In the caller''s workspace, or the one named. Raises on values that make no sense, and when a rule that decided who is who would change for a namespace with identifiers.';
 
 CREATE FUNCTION cdp.store_identity_policy(policy text, target integer) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
 BEGIN
 	UPDATE cdp_data.workspace w SET identity_policy = policy

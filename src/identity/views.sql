@@ -32,7 +32,7 @@ REVOKE ALL ON cdp.namespace FROM PUBLIC;
 GRANT SELECT ON cdp.namespace TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 
 CREATE OR REPLACE VIEW cdp.identifier AS
-SELECT CASE WHEN i.state OPERATOR(pg_catalog.<>) 'd' THEN p.profile_id END AS profile_id,
+SELECT p.profile_id,
 	n.name AS namespace,
 	CASE WHEN (SELECT cdp.sees_values()) THEN i.value ELSE cdp.pseudonym(i.identifier_id) END AS value,
 	i.first_day,
@@ -40,7 +40,9 @@ SELECT CASE WHEN i.state OPERATOR(pg_catalog.<>) 'd' THEN p.profile_id END AS pr
 	CASE i.state WHEN 'l' THEN 'live' WHEN 's' THEN 'shared' WHEN 'd' THEN 'demoted' END AS state
 FROM cdp_data.identifier i
 	JOIN cdp_data.namespace n ON n.namespace_id OPERATOR(pg_catalog.=) i.namespace_id
-	LEFT JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id;
+	-- a condition of the join, so that the identifiers of a person are found by index
+	LEFT JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id
+		AND i.state OPERATOR(pg_catalog.<>) 'd';
 COMMENT ON VIEW cdp.identifier IS 'Identifiers, each with the person it belongs to now.';
 COMMENT ON COLUMN cdp.identifier.profile_id IS 'The person; NULL for a demoted identifier, which belongs to nobody.';
 COMMENT ON COLUMN cdp.identifier.namespace IS 'Namespace.';

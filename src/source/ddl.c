@@ -15,14 +15,18 @@
  */
 #include "cdp.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "pgstat.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "launcher.h"
@@ -165,13 +169,31 @@ has_workers(Oid database)
 	return found;
 }
 
+/* May the caller do any of these commands?  Who may not, gets an error from them and stops no worker. */
+static bool
+may_command(Oid database)
+{
+	HeapTuple	tuple;
+	bool		owns = false;
+
+	if (superuser())
+		return true;
+	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	if (HeapTupleIsValid(tuple))
+	{
+		owns = has_privs_of_role(GetUserId(), ((Form_pg_database) GETSTRUCT(tuple))->datdba);
+		ReleaseSysCache(tuple);
+	}
+	return owns;
+}
+
 /* No worker is in the database from here to the end of the transaction. */
 static void
 keep_free(Oid database)
 {
 	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FREE_MS);
 
-	if (!OidIsValid(database) || nblocks == CDP_BLOCKS)
+	if (!OidIsValid(database) || nblocks == CDP_BLOCKS || !may_command(database))
 		return;
 	register_callback();
 	if (!mark_blocked(database))

@@ -178,8 +178,10 @@ publish(const Wanted *wanted, int n)
 		}
 	}
 	LWLockRelease(cdp_workers->lock);
-	if (changed || nwanted != nbefore)
-		cdp_wake_launcher(false, false);
+	if (!changed && nwanted == nbefore)
+		return;
+	cdp_wake_launcher(false, false);
+	ConditionVariableBroadcast(&cdp_workers->progress); /* who waits has new slots to put a request in */
 }
 
 /* ---------------------------------------------------------------- parked messages */

@@ -622,7 +622,7 @@ loop(void)
 			cdp_parts_round(&w);
 			publish(-1);
 		}
-		cdp_slot_condition(w.slot, cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+		cdp_slot_condition(w.slot, retries == 0 && cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
 		if (!w.parked_full && consume())
 			pace();
 		else

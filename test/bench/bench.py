@@ -12,6 +12,7 @@ import argparse
 import os
 import statistics
 import sys
+import threading
 import time
 
 HERE = os.path.dirname(os.path.realpath(__file__))
@@ -96,16 +97,38 @@ def plain_copy(bench):
     bench.timed('R: COPY into one jsonb column', lambda: bench.value(f"COPY r FROM '{bench.file}' {CSV}"))
 
 
+class PeakMemory(threading.Thread):
+    """The largest RssAnon of a source worker while it lives."""
+
+    def __init__(self, server):
+        super().__init__(daemon=True)
+        self.server = server
+        self.peak = 0
+        self.ended = threading.Event()
+
+    def run(self):
+        """Look five times a second."""
+        while not self.ended.wait(0.2):
+            for pid in self.server.pids('cdp source', 'bench'):
+                if machine.process_lives(pid):
+                    self.peak = max(self.peak, machine.anonymous_memory(pid))
+
+
 def kafka_one(bench):
-    """One worker; its memory and WAL; then the replay of everything over the same data."""
+    """One worker; its memory, WAL and stages; then the replay of everything over the same data."""
     bench.database()
     wal = bench.value('SELECT pg_current_wal_lsn()')
+    bench.value('SELECT cdp.reset_stage_stats()')
+    memory = PeakMemory(bench.server)
+    memory.start()
     bench.timed('kafka, one worker', lambda: bench.consume('one', 1))
+    memory.ended.set()
     bench.expect(bench.arguments.events)
+    for stage, cost in bench.server.rows('SELECT stage, total_ms * 1000 / nullif(rows, 0) FROM cdp.stage_stats', dbname='bench'):
+        bench.facts[f'stage {stage}, us per row'] = round(cost or 0, 2)
     bench.facts['WAL bytes per event'] = round(bench.value(
         'SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), %s)', wal) / bench.arguments.events)
-    bench.facts['RssAnon of the worker afterwards, MB'] = max(
-        machine.anonymous_memory(pid) for pid in bench.server.pids('cdp source', 'bench')) // 2 ** 20
+    bench.facts['peak RssAnon of the worker, MB'] = memory.peak // 2 ** 20
     bench.facts['database bytes per event'] = bench.value("SELECT pg_database_size('bench')") // bench.arguments.events
     bench.timed('replay of everything', lambda: bench.consume('again', 1))
     bench.expect(bench.arguments.events)

@@ -48,7 +48,8 @@ class Kafka:
         self.properties = os.path.join(directory, 'kafka.properties')
         self.process = None
         # a killed Java leaves its unpacked libraries behind
-        self.java = [machine.java(), '-Xmx512m', '-Djava.io.tmpdir=' + directory, '-cp', JARS + '/*']
+        self.java = [machine.java(), '-Xmx512m', '-Djava.io.tmpdir=' + directory,
+                     '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', JARS + '/*']
         with open(self.properties, 'w', encoding='ascii') as f:
             f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory))
         machine.run([*self.java, 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties])

@@ -100,8 +100,9 @@ INSERT INTO rule (name, query) VALUES
 ('SECURITY DEFINER functions in SQL and plpgsql fix the search path',
  $$SELECT oid::regprocedure FROM code WHERE prosecdef AND lanname IN ('sql', 'plpgsql')
    AND NOT COALESCE('search_path=pg_catalog, pg_temp' = ANY (proconfig), false)$$),
-('other functions set nothing: it costs time and stops inlining',
- $$SELECT oid::regprocedure FROM code WHERE NOT prosecdef AND proconfig IS NOT NULL$$),
+('other functions that somebody may call set nothing: it costs time and stops inlining',
+ $$SELECT oid::regprocedure FROM code p WHERE NOT prosecdef AND proconfig IS NOT NULL
+   AND EXISTS (SELECT FROM aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a WHERE a.grantee <> p.proowner)$$),
 ('functions are in C, SQL or plpgsql',
  $$SELECT oid::regprocedure FROM code WHERE lanname NOT IN ('c', 'sql', 'plpgsql', 'internal')$$),
 ('every function is a member of the extension',

@@ -37,6 +37,7 @@ SELECT results_eq(
 SELECT results_eq(
 	$$SELECT object, string_agg(DISTINCT who, ' ' ORDER BY who) FROM function_right GROUP BY object ORDER BY object COLLATE "C"$$,
 	$$VALUES
+	('adopt_source', 'admin'),
 	('alter_source', 'admin'),
 	('classify_trait', 'admin privacy_officer'),
 	('create_source', 'admin'),
@@ -45,6 +46,7 @@ SELECT results_eq(
 	('find_profile', 'admin privacy_officer'),
 	('get_profile', 'admin privacy_officer'),
 	('grant_workspace', 'admin'),
+	('has_identifier', 'admin analyst auditor marketer privacy_officer'),
 	('ingest', 'ingest'),
 	('ingest_many', 'ingest'),
 	('mask_context', 'admin analyst auditor marketer privacy_officer'),
@@ -63,6 +65,7 @@ SELECT results_eq(
 	('server_status', 'admin auditor pg_monitor privacy_officer'),
 	('set_identity_policy', 'admin'),
 	('set_namespace', 'admin'),
+	('set_source_position', 'admin'),
 	('source_partitions', 'admin analyst auditor marketer privacy_officer'),
 	('source_workers', 'admin analyst auditor marketer privacy_officer'),
 	('utf8_text', 'admin auditor privacy_officer'),
