@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "event/partition.h"
+#include "profile/statistics.h"
 #include "event/quarantine.h"
 #include "launcher.h"
 
@@ -52,7 +53,8 @@ static bool apply_parked(void);
 
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},
-	{"applying parked messages", 1000, apply_parked}
+	{"applying parked messages", 1000, apply_parked},
+	{"following the growth of tables", 1000, cdp_statistics_maintain}
 };
 
 static CdpSlot *me;
