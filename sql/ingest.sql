@@ -59,6 +59,12 @@ not json
 \.
 SELECT name FROM cdp.event WHERE user_id = 'in-6' ORDER BY message_id;
 SELECT reason, body_text FROM cdp.quarantine WHERE body_text = 'not json';
+-- a statement of many rows, more than one block of the inbox holds
+INSERT INTO cdp.inbox (message)
+	SELECT format('{"type": "track", "userId": "in-many-%s", "event": "%s", "messageId": "in-many-%s"}', n % 100, repeat('e', 400), n)
+	FROM generate_series(1, 3000) n;
+SELECT count(*), sum(event_count) FROM cdp.profile
+WHERE profile_id IN (SELECT profile_id FROM cdp.identifier WHERE value LIKE 'in-many-%');
 -- the inbox is no table
 UPDATE cdp.inbox SET source = 'x';
 DELETE FROM cdp.inbox;

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "event/quarantine.h"
+#include "identity/held.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -258,12 +259,26 @@ give_way(CdpBatch *batch, CdpEvent **events, int n, bool may_park, Verdict verdi
 {
 	if (verdict == HELD && !may_park)
 		ReThrowError(e);
-	if (n > 1)
+	if (verdict == HELD && cdp_park_held(events, n) > 0)
+		apply_events(batch, events, n, may_park);
+	else if (n > 1)
 		apply_halves(batch, events, n, may_park);
 	else if (verdict == HELD)
 		park_alone(events[0]);
 	else
 		quarantine_alone(events[0], e);
+}
+
+/* moves the events that still are to be applied to the front; returns how many */
+static int
+drop_settled(CdpEvent **events, int n)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+		if (!events[i]->settled)
+			events[kept++] = events[i];
+	return kept;
 }
 
 static void
@@ -272,6 +287,7 @@ apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 	CdpHints	hints = {0};
 	int			failures = 0;
 
+	n = drop_settled(events, n);
 	for (int races = 0; n > 0;)
 	{
 		ErrorData  *e;

@@ -75,13 +75,14 @@ cdp_rel_open(Oid relid)
 	CdpRel	   *r = palloc0(sizeof(CdpRel));
 
 	r->rel = table_open(relid, RowExclusiveLock);
+	r->desc = CreateTupleDescCopy(RelationGetDescr(r->rel));
 	open_key(r);
 	r->estate = CreateExecutorState();
 	r->rri = makeNode(ResultRelInfo);
 	InitResultRelInfo(r->rri, r->rel, 0, NULL, 0);
 	ExecOpenIndices(r->rri, false);
 	r->row = table_slot_create(r->rel, NULL);
-	r->fresh = MakeSingleTupleTableSlot(RelationGetDescr(r->rel), &TTSOpsVirtual);
+	r->fresh = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
 	return r;
 }
 
@@ -102,6 +103,8 @@ cdp_rel_close(CdpRel *r)
 {
 	cdp_rel_flush(r);
 	end_look(r);
+	if (r->dirty_scan)
+		index_endscan(r->dirty_scan);
 	for (int i = 0; i < r->nslots; i++)
 		ExecDropSingleTupleTableSlot(r->buffer[i]);
 	ExecDropSingleTupleTableSlot(r->row);
@@ -160,18 +163,18 @@ cdp_rel_next(CdpRel *r)
 static bool
 find_dirty(CdpRel *r, ScanKey keys, int nkeys, TransactionId *wait)
 {
-	SnapshotData dirty;
-	IndexScanDesc scan;
 	bool		found;
 
-	InitDirtySnapshot(dirty);
-	scan = index_beginscan(r->rel, r->index, &dirty, nkeys, 0);
-	index_rescan(scan, keys, nkeys, NULL, 0);
-	found = index_getnext_slot(scan, ForwardScanDirection, r->row);
+	if (r->dirty_scan == NULL)
+	{
+		InitDirtySnapshot(r->dirty);
+		r->dirty_scan = index_beginscan(r->rel, r->index, &r->dirty, nkeys, 0);
+	}
+	index_rescan(r->dirty_scan, keys, nkeys, NULL, 0);
+	found = index_getnext_slot(r->dirty_scan, ForwardScanDirection, r->row);
 	*wait = InvalidTransactionId;
 	if (found)
-		*wait = TransactionIdIsValid(dirty.xmin) ? dirty.xmin : dirty.xmax;
-	index_endscan(scan);
+		*wait = TransactionIdIsValid(r->dirty.xmin) ? r->dirty.xmin : r->dirty.xmax;
 	return found;
 }
 
@@ -181,6 +184,7 @@ cdp_rel_find_settled(CdpRel *r, const Datum *key, int nkeys)
 	ScanKeyData keys[CDP_REL_MAX_KEYS];
 	TransactionId wait;
 
+	Assert(nkeys == r->nkeys);
 	make_scan_keys(r, keys, key, nkeys);
 	for (;;)
 	{
@@ -191,6 +195,17 @@ cdp_rel_find_settled(CdpRel *r, const Datum *key, int nkeys)
 		XactLockTableWait(wait, r->rel, &r->row->tts_tid, XLTW_InsertIndex);
 		CHECK_FOR_INTERRUPTS();
 	}
+}
+
+bool
+cdp_rel_is_arriving(CdpRel *r, const Datum *key, int nkeys)
+{
+	ScanKeyData keys[CDP_REL_MAX_KEYS];
+	TransactionId wait;
+
+	Assert(nkeys == r->nkeys);
+	make_scan_keys(r, keys, key, nkeys);
+	return find_dirty(r, keys, nkeys, &wait) && TransactionIdIsValid(wait);
 }
 
 /* ---------------------------------------------------------------- locking and updating */
@@ -262,7 +277,7 @@ cdp_rel_new(CdpRel *r)
 	if (r->buffer == NULL)
 		r->buffer = palloc(CDP_REL_BUFFER * sizeof(TupleTableSlot *));
 	if (r->nbuffered == r->nslots)
-		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(RelationGetDescr(r->rel), &TTSOpsVirtual);
+		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
 	slot = r->buffer[r->nbuffered++];
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, false, RelationGetDescr(r->rel)->natts * sizeof(bool));

@@ -19,6 +19,7 @@
 typedef struct CdpRel
 {
 	Relation	rel;
+	TupleDesc	desc;			/* a copy: slots need not be registered with the resource owner */
 	Relation	index;			/* primary key */
 	int			nkeys;			/* its columns */
 	RegProcedure keyproc[CDP_REL_MAX_KEYS];
@@ -27,6 +28,8 @@ typedef struct CdpRel
 	Snapshot	snapshot;		/* of the open scan */
 	IndexScanDesc scan;
 	int			scan_keys;
+	SnapshotData dirty;			/* of the scan that sees what others have not committed */
+	IndexScanDesc dirty_scan;
 	TupleTableSlot *row;		/* last row found */
 	TupleTableSlot *fresh;		/* for updates */
 	TupleTableSlot **buffer;
@@ -47,6 +50,9 @@ extern bool cdp_rel_next(CdpRel *r);
  * key.  Sees what is committed or our own.
  */
 extern bool cdp_rel_find_settled(CdpRel *r, const Datum *key, int nkeys);
+
+/* is another transaction inserting (or deleting) that key? waits for nobody */
+extern bool cdp_rel_is_arriving(CdpRel *r, const Datum *key, int nkeys);
 
 /* lock the row in r->row; r->row becomes its newest version; false: it is gone */
 extern bool cdp_rel_lock(CdpRel *r);

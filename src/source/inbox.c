@@ -27,6 +27,7 @@
 #include "source/entrance.h"
 
 #define BLOCK_BYTES (1024 * 1024)
+#define FIRST_BLOCK_BYTES (64 * 1024)	/* most statements have one row */
 
 /* rows of one source */
 typedef struct Heap
@@ -38,7 +39,8 @@ typedef struct Heap
 				max;
 	Size		bytes;
 	char	   *block;			/* being filled */
-	Size		used;
+	Size		used,
+				size;
 } Heap;
 
 typedef struct Frame
@@ -125,13 +127,14 @@ pack(Frame *f, Heap *h, CdpStr s)
 {
 	char	   *to;
 
-	if (s.len > BLOCK_BYTES / 4)
+	if (s.len > FIRST_BLOCK_BYTES / 4)
 		to = MemoryContextAllocHuge(f->rows, s.len);
 	else
 	{
-		if (h->block == NULL || h->used + s.len > BLOCK_BYTES)
+		if (h->used + s.len > h->size)
 		{
-			h->block = MemoryContextAlloc(f->rows, h->n == 0 && h->block == NULL ? BLOCK_BYTES / 16 : BLOCK_BYTES);
+			h->size = h->block ? BLOCK_BYTES : FIRST_BLOCK_BYTES;
+			h->block = MemoryContextAlloc(f->rows, h->size);
 			h->used = 0;
 		}
 		to = h->block + h->used;

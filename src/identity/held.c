@@ -1,0 +1,160 @@
+/*
+ * held.c: whom does somebody else hold?
+ *
+ * A worker whose batch ran into lock_timeout asks this, without waiting, and
+ * parks exactly the messages of the people who are held (DESIGN 9.10): those
+ * with a profile row that cannot be locked (SKIP LOCKED), in the whole
+ * component, because a batch may need all of it; those with an identifier, and
+ * those with a message id, that another transaction is just inserting.
+ *
+ * Runs in a subtransaction that is rolled back, so that it keeps no lock.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/uuid.h"
+
+#include "event/leaf.h"
+#include "identity/held.h"
+#include "identity/identity.h"
+#include "spi.h"
+#include "table.h"
+
+/* identifiers whose component has a row that cannot be locked now */
+static CdpSpi held_plan = {
+	"WITH mine AS MATERIALIZED (SELECT i.identifier_id, p.contest_id, p.profile_id"
+	"   FROM cdp_data.identifier i JOIN cdp_data.profile p ON p.fragment_id = i.fragment_id"
+	"   WHERE i.identifier_id = ANY ($1)),"
+	" needed AS MATERIALIZED (SELECT f.fragment_id, f.profile_id AS key"
+	"   FROM (SELECT DISTINCT m.profile_id FROM mine m WHERE m.contest_id = 0) k"
+	"   JOIN cdp_data.profile f ON f.profile_id = k.profile_id"
+	"  UNION ALL SELECT f.fragment_id, -f.contest_id"
+	"   FROM (SELECT DISTINCT m.contest_id FROM mine m WHERE m.contest_id <> 0) k"
+	"   JOIN cdp_data.profile f ON f.contest_id = k.contest_id AND f.contest_id <> 0),"
+	" free AS MATERIALIZED (SELECT f.fragment_id FROM cdp_data.profile f"
+	"   WHERE f.fragment_id IN (SELECT n.fragment_id FROM needed n) FOR NO KEY UPDATE SKIP LOCKED),"
+	" held AS (SELECT DISTINCT n.key FROM needed n"
+	"   WHERE NOT EXISTS (SELECT FROM free WHERE free.fragment_id = n.fragment_id))"
+	" SELECT m.identifier_id FROM mine m"
+	" JOIN held h ON h.key = CASE m.contest_id WHEN 0 THEN m.profile_id ELSE -m.contest_id END",
+	1, {INT8ARRAYOID}
+};
+
+typedef struct Held
+{
+	int64	   *identifiers;	/* sorted */
+	int			n;
+} Held;
+
+static bool
+is_held(const Held *held, int64 identifier_id)
+{
+	return held->n && bsearch(&identifier_id, held->identifiers, held->n, sizeof(int64), cdp_int64_order) != NULL;
+}
+
+/* distinct identifiers of the events */
+static int
+collect(CdpEvent **events, int n, int64 **out)
+{
+	int			max = 0,
+				count = 0,
+				kept = 0;
+
+	for (int i = 0; i < n; i++)
+		max += events[i]->nidents;
+	*out = palloc(Max(max, 1) * sizeof(int64));
+	for (int i = 0; i < n; i++)
+		for (int j = 0; j < events[i]->nidents; j++)
+			(*out)[count++] = events[i]->idents[j]->hash;
+	qsort(*out, count, sizeof(int64), cdp_int64_order);
+	for (int i = 0; i < count; i++)
+		if (i == 0 || (*out)[i] != (*out)[kept - 1])
+			(*out)[kept++] = (*out)[i];
+	return kept;
+}
+
+static void
+find_locked(Held *held, const int64 *identifiers, int n)
+{
+	Datum		arg = cdp_int8_array(identifiers, n);
+	int			rows = cdp_spi_run(&held_plan, &arg, NULL);
+
+	for (int i = 0; i < rows; i++)
+		held->identifiers[held->n++] = cdp_spi_int64(i, 1);
+	cdp_spi_end();
+}
+
+static void
+find_arriving(Held *held, const int64 *identifiers, int n)
+{
+	CdpRel	   *rel = cdp_rel_open(cdp_table(CDP_T_IDENTIFIER));
+
+	for (int i = 0; i < n; i++)
+	{
+		Datum		key = Int64GetDatum(identifiers[i]);
+
+		if (cdp_rel_is_arriving(rel, &key, 1))
+			held->identifiers[held->n++] = identifiers[i];
+	}
+	cdp_rel_close(rel);
+}
+
+/* is another transaction storing a message of this id? */
+static bool
+message_arriving(CdpLeaves *leaves, CdpEvent *ev)
+{
+	Datum		key = UUIDPGetDatum((pg_uuid_t *) ev->seen_key);
+
+	return cdp_rel_is_arriving(cdp_leaf_rel(leaves, cdp_leaf_of(leaves, ev->stamp)), &key, 1);
+}
+
+static int
+mark(CdpEvent **events, int n, const Held *held)
+{
+	CdpLeaves  *leaves = cdp_leaves_open(cdp_table(CDP_T_MESSAGE_SEEN));
+	int			marked = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		bool		hold = message_arriving(leaves, events[i]);
+
+		for (int j = 0; j < events[i]->nidents && !hold; j++)
+			hold = is_held(held, events[i]->idents[j]->hash);
+		if (hold && !events[i]->settled)
+		{
+			events[i]->outcome = CDP_OUT_PARKED;
+			events[i]->settled = true;
+			marked++;
+		}
+	}
+	cdp_leaves_close(leaves);
+	return marked;
+}
+
+int
+cdp_park_held(CdpEvent **events, int n)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Held		held = {0};
+	int64	   *identifiers;
+	int			count,
+				marked;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	count = collect(events, n, &identifiers);
+	held.identifiers = palloc(Max(2 * count, 1) * sizeof(int64));
+	find_locked(&held, identifiers, count);
+	find_arriving(&held, identifiers, count);
+	qsort(held.identifiers, held.n, sizeof(int64), cdp_int64_order);
+	marked = mark(events, n, &held);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+	return marked;
+}
