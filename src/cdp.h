@@ -201,6 +201,7 @@ typedef struct CdpSource
  * return NULL.
  */
 extern CdpSource *cdp_source_by_id(int32 source_id);
+extern CdpSource *cdp_source_find(int32 source_id);	/* NULL: it was dropped */
 extern CdpSource *cdp_source_by_name(const char *name, bool missing_ok);
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
 extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);

@@ -480,7 +480,7 @@ cdp_config_generation(void)
 /* ---------------------------------------------------------------- what others ask for */
 
 CdpSource *
-cdp_source_by_id(int32 source_id)
+cdp_source_find(int32 source_id)
 {
 	Generation *g = configuration();
 	ListCell   *lc;
@@ -495,9 +495,19 @@ cdp_source_by_id(int32 source_id)
 			compile_source(e, g->cxt);
 		return &e->source;
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("source %d does not exist", source_id)));
+	return NULL;
+}
+
+CdpSource *
+cdp_source_by_id(int32 source_id)
+{
+	CdpSource  *source = cdp_source_find(source_id);
+
+	if (source == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source %d does not exist", source_id)));
+	return source;
 }
 
 CdpSource *

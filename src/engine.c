@@ -317,12 +317,14 @@ apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 /* ---------------------------------------------------------------- results */
 
 static void
-put_result(CdpResult *r, const CdpMessage *msg, int item, CdpOutcome outcome, CdpReason reason, CdpStr id)
+put_result(CdpResult *r, const CdpMessage *msg, int item, CdpOutcome outcome, CdpReason reason, const char *detail,
+		   CdpStr id)
 {
 	r->ordinal = msg->ordinal;
 	r->item = item;
 	r->outcome = outcome;
 	r->reason = reason;
+	r->detail = detail ? pstrdup(detail) : NULL;
 	r->message_id = id.s ? pnstrdup(id.s, id.len) : NULL;
 }
 
@@ -347,13 +349,14 @@ collect_results(CdpBatch *batch, CdpResult **results, int *nresults)
 	{
 		CdpEvent   *ev = &batch->events[i];
 
-		put_result(&r[n++], ev->msg, ev->item, ev->outcome, ev->reason, ev->message_id);
+		put_result(&r[n++], ev->msg, ev->item, ev->outcome, ev->reason, ev->detail, ev->message_id);
 	}
 	for (int i = 0; i < batch->nrejects; i++)
 	{
 		CdpReject  *rej = &batch->rejects[i];
 
-		put_result(&r[n++], rej->msg, rej->item, CDP_OUT_QUARANTINED, rej->reason, rej->message_id);
+		put_result(&r[n++], rej->msg, rej->item, CDP_OUT_QUARANTINED, rej->reason, rej->detail,
+				   rej->message_id);
 	}
 	qsort(r, n, sizeof(CdpResult), result_order);
 	*results = r;
@@ -388,12 +391,41 @@ make_batch(CdpSource *source, CdpMessage *messages, int n)
 	return batch;
 }
 
+static bool
+is_wanted(const CdpMessage *msg, int item)
+{
+	if (msg->items == NULL)
+		return true;
+	for (int i = 0; i < msg->nitems; i++)
+		if (msg->items[i] == item)
+			return true;
+	return false;
+}
+
+/* of a message that was parked: the elements that were not applied or refused then */
+static void
+keep_wanted_items(CdpBatch *batch)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < batch->nevents; i++)
+		if (is_wanted(batch->events[i].msg, batch->events[i].item))
+			batch->events[kept++] = batch->events[i];
+	batch->nevents = kept;
+	kept = 0;
+	for (int i = 0; i < batch->nrejects; i++)
+		if (is_wanted(batch->rejects[i].msg, batch->rejects[i].item))
+			batch->rejects[kept++] = batch->rejects[i];
+	batch->nrejects = kept;
+}
+
 static void
 prepare(CdpBatch *batch)
 {
 	instr_time	t = cdp_stage_start();
 
 	cdp_decode(batch);
+	keep_wanted_items(batch);
 	cdp_stage_stop(CDP_STAGE_DECODE, t, batch->nmessages);
 	t = cdp_stage_start();
 	cdp_admit(batch);

@@ -32,6 +32,8 @@ typedef struct CdpMessage
 	TimestampTz record_time;	/* CDP_NO_TIME: none */
 	bool		log_append_time;
 	int32		ordinal;		/* place in the caller's statement, from 1 */
+	int		   *items;			/* elements of an array that are wanted; NULL: all there is */
+	int			nitems;
 	int64		quarantine_id;	/* row that it is replayed from, 0: none; what is refused again stays there */
 } CdpMessage;
 
@@ -44,7 +46,7 @@ typedef struct CdpMessage
 	X(NUL_CHARACTER, "nul_character", "a string holds \\u0000, which PostgreSQL cannot store") \
 	X(LONE_SURROGATE, "lone_surrogate", "a string holds half of a surrogate pair") \
 	X(NOT_AN_OBJECT, "not_an_object", "the message is JSON but not an object") \
-	X(EMPTY, "empty", "the message has no bytes but white space") \
+	X(EMPTY, "empty", "the message has no bytes but white space, or is an array without elements") \
 	X(TOO_DEEP, "too_deep", "nested deeper than 64 levels") \
 	X(TOO_MANY_KEYS, "too_many_keys", "more than 1,000 keys") \
 	X(MESSAGE_TOO_BIG, "message_too_big", "longer than cdp.max_message_size") \
@@ -250,6 +252,7 @@ typedef struct CdpResult
 	int32		item;
 	CdpOutcome	outcome;
 	CdpReason	reason;
+	const char *detail;			/* no personal data; may be NULL */
 	const char *message_id;		/* NULL if it could not be read */
 } CdpResult;
 

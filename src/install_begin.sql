@@ -34,4 +34,4 @@ $$;
 -- plain CREATE: a schema that somebody made before is not adopted
 CREATE SCHEMA cdp AUTHORIZATION cdp_owner;
 COMMENT ON SCHEMA cdp IS 'Customer data platform: functions and views.';
-GRANT USAGE ON SCHEMA cdp TO cdp_admin, cdp_ingest, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+GRANT USAGE ON SCHEMA cdp TO cdp_admin, cdp_ingest, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor, pg_monitor;

@@ -9,6 +9,8 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "libpq/pqformat.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -81,47 +83,140 @@ cdp_quarantine_store(CdpBatch *batch)
 	}
 }
 
+/* ---------------------------------------------------------------- parked: headers */
+
+static void
+put_sized(StringInfo out, CdpStr s)
+{
+	pq_sendint32(out, s.s ? (int32) s.len : -1);
+	if (s.s)
+		appendBinaryStringInfo(out, s.s, s.len);
+}
+
+static CdpStr
+get_sized(StringInfo in)
+{
+	int32		len = pq_getmsgint(in, 4);
+
+	return len < 0 ? CDP_STR_NONE : (CdpStr) {pq_getmsgbytes(in, len), len};
+}
+
+static Datum
+encode_headers(const CdpMessage *msg)
+{
+	StringInfoData out;
+
+	pq_begintypsend(&out);
+	for (int i = 0; i < msg->nheaders; i++)
+	{
+		put_sized(&out, msg->headers[i].name);
+		put_sized(&out, msg->headers[i].value);
+	}
+	return PointerGetDatum(pq_endtypsend(&out));
+}
+
+static void
+decode_headers(CdpMessage *msg, CdpStr bytes)
+{
+	StringInfoData in = {.data = (char *) bytes.s,.len = bytes.len};
+	int			max = 0;
+
+	while (in.cursor < in.len)
+	{
+		if (msg->nheaders == max)
+		{
+			max = Max(8, max * 2);
+			msg->headers = msg->headers
+				? repalloc(msg->headers, max * sizeof(CdpHeader))
+				: palloc(max * sizeof(CdpHeader));
+		}
+		msg->headers[msg->nheaders].name = get_sized(&in);
+		msg->headers[msg->nheaders++].value = get_sized(&in);
+	}
+}
+
 /* ---------------------------------------------------------------- parked */
 
 static CdpSpi park_plan = {
 	"INSERT INTO cdp_data.parked (workspace_id, source_id, \"partition\", \"offset\", topic, parked_at, record_time,"
-	" log_append_time, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-	9, {INT4OID, INT4OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, BYTEAOID}
+	" log_append_time, items, key, headers, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+	12, {INT4OID, INT4OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, INT4ARRAYOID,
+	BYTEAOID, BYTEAOID, BYTEAOID}
 };
 
+/* the whole message, so that what its elements share is there when they are applied */
+static void
+park_message(CdpBatch *batch, const CdpMessage *msg, Datum *items, int nitems)
+{
+	Datum		args[12] = {
+		Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
+		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), msg->topic.s ? cdp_text(msg->topic) : (Datum) 0,
+		TimestampTzGetDatum(cdp_clock()), TimestampTzGetDatum(msg->record_time), BoolGetDatum(msg->log_append_time),
+		nitems ? PointerGetDatum(construct_array(items, nitems, INT4OID, 4, true, TYPALIGN_INT)) : (Datum) 0,
+		msg->key.s ? bytes_datum(msg->key) : (Datum) 0, msg->nheaders ? encode_headers(msg) : (Datum) 0,
+		bytes_datum(msg->body)
+	};
+	char		nulls[13] = "            ";
+
+	if (msg->topic.s == NULL)
+		nulls[4] = 'n';
+	if (msg->record_time == CDP_NO_TIME)
+		nulls[6] = 'n';
+	if (nitems == 0)
+		nulls[8] = 'n';
+	if (msg->key.s == NULL)
+		nulls[9] = 'n';
+	if (msg->nheaders == 0)
+		nulls[10] = 'n';
+	cdp_spi_exec(&park_plan, args, nulls);
+}
+
+/* events of one message stand together: decode made them one after the other */
 void
 cdp_park_store(CdpBatch *batch)
 {
-	for (int i = 0; i < batch->nevents; i++)
+	Datum	   *items = palloc(Max(batch->nevents, 1) * sizeof(Datum));
+
+	for (int from = 0, to; from < batch->nevents; from = to)
 	{
-		CdpEvent   *ev = &batch->events[i];
-		char		nulls[10] = "         ";
+		const CdpMessage *msg = batch->events[from].msg;
+		bool		any = false;
+		int			n = 0;
 
-		if (ev->outcome == CDP_OUT_PARKED)
+		for (to = from; to < batch->nevents && batch->events[to].msg == msg; to++)
 		{
-			Datum		args[9] = {
-				Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
-				Int32GetDatum(ev->msg->partition), Int64GetDatum(ev->msg->offset),
-				ev->msg->topic.s ? cdp_text(ev->msg->topic) : (Datum) 0, TimestampTzGetDatum(cdp_clock()),
-				TimestampTzGetDatum(ev->msg->record_time), BoolGetDatum(ev->msg->log_append_time),
-				bytes_datum(ev->raw)
-			};
-
-			if (ev->msg->topic.s == NULL)
-				nulls[4] = 'n';
-			if (ev->msg->record_time == CDP_NO_TIME)
-				nulls[6] = 'n';
-			cdp_spi_exec(&park_plan, args, nulls);
+			if (batch->events[to].outcome != CDP_OUT_PARKED)
+				continue;
+			any = true;
+			if (batch->events[to].item >= 0)
+				items[n++] = Int32GetDatum(batch->events[to].item);
 		}
+		if (any)
+			park_message(batch, msg, items, n);
 	}
+	pfree(items);
 }
 
 static CdpSpi unpark_plan = {
 	"DELETE FROM cdp_data.parked p WHERE p.parked_id IN (SELECT q.parked_id FROM cdp_data.parked q"
 	" WHERE q.source_id = $1 ORDER BY q.parked_id FOR UPDATE SKIP LOCKED LIMIT $2)"
-	" RETURNING p.body, p.topic, p.partition, p.offset, p.record_time, p.log_append_time",
+	" RETURNING p.body, p.topic, p.partition, p.offset, p.record_time, p.log_append_time, p.items, p.key, p.headers",
 	2, {INT4OID, INT4OID}
 };
+
+static void
+read_items(CdpMessage *m, int row)
+{
+	bool		isnull;
+	Datum		d = cdp_spi_datum(row, 7, &isnull);
+	ArrayType  *a;
+
+	if (isnull)
+		return;
+	a = DatumGetArrayTypePCopy(d);
+	m->nitems = ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a));
+	m->items = (int *) ARR_DATA_PTR(a);
+}
 
 static void
 read_parked(CdpMessage *m, int row, MemoryContext cxt)
@@ -136,6 +231,9 @@ read_parked(CdpMessage *m, int row, MemoryContext cxt)
 	d = cdp_spi_datum(row, 5, &isnull);
 	m->record_time = isnull ? CDP_NO_TIME : DatumGetTimestampTz(d);
 	m->log_append_time = DatumGetBool(cdp_spi_datum(row, 6, &isnull));
+	read_items(m, row);
+	m->key = cdp_spi_text(row, 8, cxt);
+	decode_headers(m, cdp_spi_text(row, 9, cxt));
 	m->ordinal = row + 1;
 }
 

@@ -520,6 +520,8 @@ decode_segment(CdpBatch *batch, CdpMessage *msg)
 	{
 		CDP_JSON_FOREACH_ELEMENT(j, calls, e)
 			decode_call(batch, msg, item++, e, &envelope);
+		if (item == 0)
+			cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_EMPTY, NULL);
 	}
 }
 

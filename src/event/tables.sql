@@ -115,6 +115,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.parked (
 	attempts integer NOT NULL DEFAULT 0,
 	record_time timestamptz,
 	log_append_time boolean NOT NULL DEFAULT false,
+	items integer[],
 	key bytea,
 	headers bytea,
 	body bytea NOT NULL
@@ -131,6 +132,7 @@ COMMENT ON COLUMN cdp_data.parked.parked_at IS 'When it was set aside.';
 COMMENT ON COLUMN cdp_data.parked.attempts IS 'How often it was tried since.';
 COMMENT ON COLUMN cdp_data.parked.record_time IS 'Time stamp of the record.';
 COMMENT ON COLUMN cdp_data.parked.log_append_time IS 'The record''s time stamp is the broker''s.';
+COMMENT ON COLUMN cdp_data.parked.items IS 'Elements of an array message that wait, from 0; NULL: the message itself.';
 COMMENT ON COLUMN cdp_data.parked.key IS 'Key of the record.';
-COMMENT ON COLUMN cdp_data.parked.headers IS 'Headers of the record, as the wire has them.';
+COMMENT ON COLUMN cdp_data.parked.headers IS 'Headers of the record: each name and value with its length (4 bytes, network order) before it; an absent value has length -1.';
 COMMENT ON COLUMN cdp_data.parked.body IS 'The bytes.';

@@ -124,7 +124,8 @@ BEGIN
 		GROUP BY e.fragment_id
 	)
 	SELECT 'profile_trait'::text, coalesce(s.fragment_id, d.fragment_id)::text, k.key,
-		(s.traits -> k.key)::text, (d.traits -> k.key)::text
+		CASE WHEN cdp.sees_values() THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,
+		CASE WHEN cdp.sees_values() THEN (d.traits -> k.key)::text ELSE 'what the events declare' END
 	FROM stored s
 		FULL JOIN declared d ON d.fragment_id = s.fragment_id
 		CROSS JOIN LATERAL (SELECT jsonb_object_keys(s.traits) AS key UNION SELECT jsonb_object_keys(d.traits)) k
@@ -165,4 +166,4 @@ $$;
 REVOKE ALL ON FUNCTION cdp.verify() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.verify() TO cdp_admin, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.verify() IS
-'Recomputes people, their events, counters and traits of the caller''s workspace from what is stored, in one snapshot, and returns the differences: table, key (identifier_id, fragment_id, event_id or link_id), column, stored and expected value. No row: all is well. Reads everything; takes seconds a million events.';
+'Recomputes people, their events, counters and traits of the caller''s workspace from what is stored, in one snapshot, and returns the differences: table, key (identifier_id, fragment_id, event_id or link_id), column, stored and expected value. No row: all is well. Trait values only for who may see values. Reads everything; takes seconds a million events.';

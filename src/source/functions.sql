@@ -35,7 +35,7 @@ CREATE FUNCTION cdp.drop_source(name text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.drop_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.drop_source(text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.drop_source(text) IS
-'Drops a source with its positions; its events, gaps and quarantined messages stay. Raises when there is no such source, and while messages of it are parked.';
+'Drops a source with its positions; its events, gaps and quarantined messages stay. Raises when there is no such source, for the default source sql, and while messages of it are parked.';
 
 CREATE FUNCTION cdp.wait_for_source(name text, timeout interval DEFAULT '60 s') RETURNS boolean
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_wait_for_source';
@@ -49,7 +49,7 @@ CREATE FUNCTION cdp.set_source_position(name text, topic text, "partition" integ
 REVOKE ALL ON FUNCTION cdp.set_source_position(text, text, integer, bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.set_source_position(text, text, integer, bigint) TO cdp_admin;
 COMMENT ON FUNCTION cdp.set_source_position(text, text, integer, bigint) IS
-'Lets a source go on from another offset of a partition, back or forward, after the commit. What is read again changes nothing; what is skipped is not a gap. Raises when the source, or a position of that partition, does not exist, and when the partition is diverged.';
+'Lets a source go on from another offset of a partition, back or forward, after the commit. Good messages that are read again change nothing, bad ones come into quarantine again; what is skipped is not a gap. Raises when the source, or a position of that partition, does not exist, and when the partition is diverged.';
 
 CREATE FUNCTION cdp.adopt_source(name text, topic text, "partition" integer, from_offset bigint) RETURNS void
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_adopt_source';

@@ -152,7 +152,7 @@ add_row(Frame *f, Heap *h, CdpStr body)
 		h->max *= 2;
 		h->messages = repalloc_huge(h->messages, h->max * sizeof(CdpMessage));
 	}
-	cdp_entrance_message(&h->messages[h->n], body.s ? pack(f, h, body) : body, h->n + 1);
+	cdp_entrance_message(&h->messages[h->n], pack(f, h, body), h->n + 1);
 	h->n++;
 	h->bytes += body.len;
 }
@@ -201,7 +201,8 @@ cdp_inbox_row(PG_FUNCTION_ARGS)
 				no_source;
 	Datum		message = heap_getattr(t->tg_trigtuple, 1, desc, &no_message);
 	Datum		source = heap_getattr(t->tg_trigtuple, 2, desc, &no_source);
-	CdpStr		body = CDP_STR_NONE;
+	CdpStr		body = cdp_str("");	/* NULL: a blank line of COPY, set aside as one */
+	ErrorContextCallback *context = error_context_stack;
 	char	   *name = no_source ? NULL : TextDatumGetCString(source);
 	Heap	   *h;
 
@@ -213,12 +214,14 @@ cdp_inbox_row(PG_FUNCTION_ARGS)
 
 		body = (CdpStr) {VARDATA_ANY(m), VARSIZE_ANY_EXHDR(m)};
 	}
+	error_context_stack = NULL;	/* COPY's would print the line into the log */
 	h = heap_of(top, name);
 	if (h->n == 0)
 		cdp_entrance_source(name);	/* an unknown source is an error of this row */
 	add_row(top, h, body);
 	if (h->n >= cdp_batch_rows || h->bytes >= (Size) cdp_batch_bytes * 1024)
 		apply_frame(top);
+	error_context_stack = context;
 	return PointerGetDatum(t->tg_trigtuple);
 }
 

@@ -156,7 +156,7 @@ cdp_sql_ingest_many(PG_FUNCTION_ARGS)
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), JSONBOID, -1, false, TYPALIGN_INT, &elements, &nulls, &n);
 	messages = palloc(Max(n, 1) * sizeof(CdpMessage));
 	for (int i = 0; i < n; i++)
-		cdp_entrance_message(&messages[i], nulls[i] ? CDP_STR_NONE : json_text(DatumGetJsonbP(elements[i])), i + 1);
+		cdp_entrance_message(&messages[i], nulls[i] ? cdp_str("") : json_text(DatumGetJsonbP(elements[i])), i + 1);
 	cdp_apply(cdp_entrance_source(source_argument(fcinfo)), messages, n, NULL, 0, &results, &nresults);
 	for (int i = 0; i < nresults; i++)
 		put_row(rsi, results[i].ordinal, &results[i]);
@@ -176,8 +176,8 @@ static CdpSpi take_plan = {
 static CdpSpi done_plan = {"DELETE FROM cdp_data.quarantine WHERE quarantine_id = $1", 1, {INT8OID}};
 
 static CdpSpi failed_plan = {
-	"UPDATE cdp_data.quarantine SET reason = $2, detail = NULL, attempts = attempts + 1 WHERE quarantine_id = $1",
-	2, {INT8OID, TEXTOID}
+	"UPDATE cdp_data.quarantine SET reason = $2, detail = $3, attempts = attempts + 1 WHERE quarantine_id = $1",
+	3, {INT8OID, TEXTOID, TEXTOID}
 };
 
 /* a row of quarantine as a message; false: there is none that the caller may see */
@@ -271,9 +271,10 @@ settle_row(int64 id, const CdpResult *results, int n)
 	}
 	else
 	{
-		Datum		args[2] = {Int64GetDatum(id), CStringGetTextDatum(cdp_reason_name(bad->reason))};
+		Datum		args[3] = {Int64GetDatum(id), CStringGetTextDatum(cdp_reason_name(bad->reason)),
+		bad->detail ? CStringGetTextDatum(bad->detail) : (Datum) 0};
 
-		cdp_spi_exec(&failed_plan, args, NULL);
+		cdp_spi_exec(&failed_plan, args, bad->detail ? NULL : "  n");
 	}
 	cdp_become_caller(&user);
 }
@@ -286,15 +287,24 @@ replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
 	CdpResult  *results;
 	int			n;
 
+	CdpSource  *source;
+
 	if (!take_quarantined(id, &msg, &source_id))
 		return;
+	source = cdp_source_find(source_id);
+	if (source == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("quarantined message %lld stays: its source was dropped", (long long) id)));
+		return;
+	}
 	if (plan)
 	{
 		msg.body = repair(plan, msg.body);
 		if (msg.body.s == NULL)
 			return;
 	}
-	cdp_apply(cdp_source_by_id(source_id), &msg, 1, NULL, 0, &results, &n);
+	cdp_apply(source, &msg, 1, NULL, 0, &results, &n);
 	settle_row(id, results, n);
 	for (int i = 0; i < n; i++)
 	{

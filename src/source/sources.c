@@ -522,6 +522,8 @@ require_nothing_parked(const char *name, Oid *types, Datum *values)
 				 errhint("They are applied as soon as nobody holds the people they speak of; try again then.")));
 }
 
+#define DEFAULT_SOURCE "sql"
+
 PG_FUNCTION_INFO_V1(cdp_sql_drop_source);
 
 Datum
@@ -533,6 +535,11 @@ cdp_sql_drop_source(PG_FUNCTION_ARGS)
 	Source		s;
 
 	cdp_version_require();
+	if (strcmp(name, DEFAULT_SOURCE) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("source \"%s\" cannot be dropped", name),
+				 errdetail("It is the one that cdp.ingest() and cdp.inbox use when no source is named.")));
 	SPI_connect();
 	s = lock_source(name);
 	values[0] = Int32GetDatum(s.id);
