@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "source/launcher.h"
+#include "clock.h"
 #include "stats.h"
 
 PG_MODULE_MAGIC;
@@ -176,6 +177,7 @@ _PG_init(void)
 	if (cdp_preloaded)
 	{
 		cdp_stats_init();
+		cdp_clock_init();
 		cdp_workers_init();
 	}
 	MarkGUCPrefixReserved("cdp");

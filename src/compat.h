@@ -40,4 +40,11 @@
 #define cdp_create_wait_event_set(n) CreateWaitEventSet(TopMemoryContext, n)
 #endif
 
+/* number of this backend's transaction */
+#if PG_VERSION_NUM >= 170000
+#define cdp_my_lxid() (MyProc->vxid.lxid)
+#else
+#define cdp_my_lxid() (MyProc->lxid)
+#endif
+
 #endif							/* CDP_COMPAT_H */

@@ -26,11 +26,13 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/proc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "event/quarantine.h"
 #include "identity/held.h"
 #include "source/advance.h"
@@ -38,8 +40,10 @@
 #include "work.h"
 
 #define MAX_RACES 100			/* attempts of one batch that others may spoil */
+#define MAX_DEADLOCKS 3			/* more, after an earlier batch in the transaction, mean that it holds what others need */
 
 static uint32 attempt_number = 0;
+static LocalTransactionId applied_in = InvalidLocalTransactionId;	/* transaction of the last batch */
 
 /* ---------------------------------------------------------------- one attempt */
 
@@ -81,11 +85,12 @@ end_work(CdpWork *w)
 static void
 read_instant(CdpWork *w)
 {
-	TimestampTz b = Max(cdp_clock(), w->batch->instant);
+	TimestampTz b = Max(cdp_clock_above_floor(), w->batch->instant);
 
 	for (int i = 0; i < w->nfragments; i++)
 		if (w->fragments[i]->eval_at != DT_NOBEGIN && w->fragments[i]->eval_at >= b)
 			b = w->fragments[i]->eval_at + 1;
+	cdp_clock_raise(b);
 	w->batch->instant = cdp_engine_instant = b;
 }
 
@@ -281,11 +286,35 @@ drop_settled(CdpEvent **events, int n)
 	return kept;
 }
 
+/*
+ * Events that were moved to a later evidence time, in a place where the order
+ * of evidence decides who is who: their components are folded once more.
+ */
+static int
+keep_refolds(CdpEvent **events, int n, CdpHints *hints)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < n; i++)
+	{
+		if (events[i]->refold == CDP_REFOLD_NOW)
+			events[i]->refold = CDP_REFOLD_NO;
+		if (events[i]->refold != CDP_REFOLD_WANTED)
+			continue;
+		events[i]->refold = CDP_REFOLD_NOW;
+		cdp_hint(hints, events[i]->fragment_id);
+		events[kept++] = events[i];
+	}
+	return kept;
+}
+
 static void
 apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 {
-	CdpHints	hints = {0};
-	int			failures = 0;
+	CdpHints	hints = {.cxt = batch->cxt};
+	int			failures = 0,
+				deadlocks = 0;
+	bool		first_batch = applied_in != cdp_my_lxid();
 
 	n = drop_settled(events, n);
 	for (int races = 0; n > 0;)
@@ -294,11 +323,16 @@ apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 		Verdict		verdict = try_events(batch, events, n, &hints, &e);
 
 		if (verdict == APPLIED)
-			return;
+		{
+			n = keep_refolds(events, n, &hints);
+			continue;
+		}
 		if (e && is_beyond_us(e->sqlerrcode) && verdict == FAILED)
 			ReThrowError(e);
 		if (verdict == SPOILED)
 		{
+			if (e && e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && !first_batch && ++deadlocks >= MAX_DEADLOCKS)
+				ReThrowError(e);
 			if (++races < MAX_RACES)
 				continue;
 			if (e)
@@ -475,6 +509,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	if (results)
 		collect_results(batch, results, nresults);
 	MemoryContextDelete(batch->cxt);
+	applied_in = cdp_my_lxid();
 	CommandCounterIncrement();
 	cdp_stage_stop(CDP_STAGE_APPLY, t, nmessages);
 }

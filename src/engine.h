@@ -166,6 +166,11 @@ typedef struct CdpEvent
 	int64		fragment_id;	/* 0: nobody */
 	int64		event_id;
 	TimestampTz moved_from;		/* occurred_at of the stored event, when this delivery moves it */
+	TimestampTz moved_evidence; /* its evidence time */
+	enum
+	{
+		CDP_REFOLD_NO, CDP_REFOLD_WANTED, CDP_REFOLD_NOW
+	}			refold;
 } CdpEvent;
 
 /* a message, or an element of one, that goes to quarantine */

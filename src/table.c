@@ -74,6 +74,7 @@ cdp_rel_open(Oid relid)
 {
 	CdpRel	   *r = palloc0(sizeof(CdpRel));
 
+	r->cxt = CurrentMemoryContext;
 	r->rel = table_open(relid, RowExclusiveLock);
 	r->desc = CreateTupleDescCopy(RelationGetDescr(r->rel));
 	open_key(r);
@@ -132,6 +133,16 @@ make_scan_keys(CdpRel *r, ScanKey keys, const Datum *key, int nkeys)
 							   r->index->rd_indcollation[i], r->keyproc[i], key[i]);
 }
 
+static IndexScanDesc
+begin_scan(CdpRel *r, Snapshot snapshot, int nkeys)
+{
+	MemoryContext old = MemoryContextSwitchTo(r->cxt);
+	IndexScanDesc scan = index_beginscan(r->rel, r->index, snapshot, nkeys, 0);
+
+	MemoryContextSwitchTo(old);
+	return scan;
+}
+
 bool
 cdp_rel_find(CdpRel *r, const Datum *key, int nkeys)
 {
@@ -146,7 +157,7 @@ cdp_rel_find(CdpRel *r, const Datum *key, int nkeys)
 	}
 	if (r->scan == NULL)
 	{
-		r->scan = index_beginscan(r->rel, r->index, r->snapshot, nkeys, 0);
+		r->scan = begin_scan(r, r->snapshot, nkeys);
 		r->scan_keys = nkeys;
 	}
 	index_rescan(r->scan, keys, nkeys, NULL, 0);
@@ -168,7 +179,7 @@ find_dirty(CdpRel *r, ScanKey keys, int nkeys, TransactionId *wait)
 	if (r->dirty_scan == NULL)
 	{
 		InitDirtySnapshot(r->dirty);
-		r->dirty_scan = index_beginscan(r->rel, r->index, &r->dirty, nkeys, 0);
+		r->dirty_scan = begin_scan(r, &r->dirty, nkeys);
 	}
 	index_rescan(r->dirty_scan, keys, nkeys, NULL, 0);
 	found = index_getnext_slot(r->dirty_scan, ForwardScanDirection, r->row);
@@ -270,14 +281,17 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 TupleTableSlot *
 cdp_rel_new(CdpRel *r)
 {
+	MemoryContext old;
 	TupleTableSlot *slot;
 
 	if (r->nbuffered == CDP_REL_BUFFER)
 		cdp_rel_flush(r);
+	old = MemoryContextSwitchTo(r->cxt);
 	if (r->buffer == NULL)
 		r->buffer = palloc(CDP_REL_BUFFER * sizeof(TupleTableSlot *));
 	if (r->nbuffered == r->nslots)
 		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
+	MemoryContextSwitchTo(old);
 	slot = r->buffer[r->nbuffered++];
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, false, RelationGetDescr(r->rel)->natts * sizeof(bool));

@@ -18,6 +18,7 @@
 
 typedef struct CdpRel
 {
+	MemoryContext cxt;			/* that it was opened in: all of it lives there */
 	Relation	rel;
 	TupleDesc	desc;			/* a copy: slots need not be registered with the resource owner */
 	Relation	index;			/* primary key */

@@ -98,6 +98,7 @@ typedef enum CdpTry
 /* fragments whose component must be examined whatever the plan says; survives attempts */
 typedef struct CdpHints
 {
+	MemoryContext cxt;
 	int64	   *fragments;
 	int			n,
 				max;

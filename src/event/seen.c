@@ -152,10 +152,13 @@ judge(CdpWork *w, CdpEvent *ev, CdpRel *seen)
 	else
 	{
 		ev->outcome = CDP_OUT_DUPLICATE;
-		if (defines_times(ev, row))
+		if (ev->refold == CDP_REFOLD_NOW)
+			w->moves[w->nmoves++] = ev;
+		else if (defines_times(ev, row))
 		{
 			ev->event_id = DatumGetInt64(row->tts_values[SEEN_EVENT]);
 			ev->moved_from = DatumGetTimestampTz(row->tts_values[SEEN_OCCURRED]);
+			ev->moved_evidence = Min(ev->moved_from, DatumGetTimestampTz(row->tts_values[SEEN_RECEIVED]));
 			w->moves[w->nmoves++] = ev;
 		}
 	}

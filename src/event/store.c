@@ -326,6 +326,15 @@ static CdpSpi move_seen_plan = {
 	5, {UUIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
+static bool
+has_windows(const CdpPolicy *policy)
+{
+	for (int i = 0; i < policy->nnamespaces; i++)
+		if (policy->namespaces[i].limit_window > 0)
+			return true;
+	return false;
+}
+
 /*
  * A duplicate whose delivery is less than the stored one: its times hold.  The
  * fragment is computed again, evidence times included, because the event may
@@ -346,13 +355,17 @@ move_event(CdpWork *w, CdpEvent *ev)
 		return;					/* purged or forgotten: nothing to move */
 	cdp_spi_exec(&move_seen_plan, seen_args, NULL);
 	f = ev->fragment_id ? cdp_work_fragment(w, ev->fragment_id) : NULL;
-	if (f)
-		f->recompute = f->changed = true;
+	if (f == NULL)
+		return;
+	f->recompute = f->changed = true;
+	if (ev->evidence_at > ev->moved_evidence && (f->contest_id || has_windows(w->policy)))
+		ev->refold = CDP_REFOLD_WANTED;
 }
 
 void
 cdp_store_moves(CdpWork *w)
 {
 	for (int i = 0; i < w->nmoves; i++)
-		move_event(w, w->moves[i]);
+		if (w->moves[i]->refold == CDP_REFOLD_NO)
+			move_event(w, w->moves[i]);
 }

@@ -90,7 +90,7 @@ cdp_hint(CdpHints *hints, int64 fragment_id)
 		hints->max = Max(16, hints->max * 2);
 		hints->fragments = hints->fragments
 			? repalloc(hints->fragments, hints->max * sizeof(int64))
-			: palloc(hints->max * sizeof(int64));
+			: MemoryContextAlloc(hints->cxt, hints->max * sizeof(int64));
 	}
 	hints->fragments[hints->n++] = fragment_id;
 }

@@ -40,12 +40,36 @@ REVOKE ALL ON FUNCTION cdp.stored_traits(jsonb, bytea) FROM PUBLIC;
 COMMENT ON AGGREGATE cdp.stored_traits(jsonb, bytea) IS
 'For cdp.verify(): traits as they are stored in chunks, with their stamps.';
 
+CREATE FUNCTION cdp.expected_events(workspace_id integer, wrong bigint[])
+	RETURNS TABLE (event_id bigint, occurred_at timestamptz, fragment_id bigint)
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH home AS MATERIALIZED (
+		SELECT a.anchor, a.identifier_id, i.fragment_id
+		FROM (SELECT l.link_id AS anchor, l.identifier_id FROM cdp.expected_links($1) l
+			UNION ALL SELECT i.identifier_id, i.identifier_id FROM cdp_data.identifier i WHERE i.workspace_id = $1) a
+			LEFT JOIN cdp_data.identifier i ON i.identifier_id = a.identifier_id
+	)
+	SELECT e.event_id, e.occurred_at,
+		CASE WHEN h.identifier_id = ANY (wrong) THEN e.fragment_id ELSE coalesce(h.fragment_id, 0) END
+	FROM cdp_data.event e
+		LEFT JOIN home h ON h.anchor = e.anchor
+	WHERE e.workspace_id = $1;
+END
+$$;
+REVOKE ALL ON FUNCTION cdp.expected_events(integer, bigint[]) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.expected_events(integer, bigint[]) IS
+'For cdp.verify(): each event of a workspace with the fragment that it should lie in: that of the identifier it is attributed to; where that identifier is one of wrong (identifier_ids), the fragment that it lies in.';
+
 CREATE FUNCTION cdp.verify()
 	RETURNS TABLE (table_name text, key text, column_name text, stored text, expected text)
 	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
 	ws integer := cdp.current_workspace();
+	wrong bigint[];
 BEGIN
 	-- who is who: profiles are matched with F's by their largest overlap, so that a wrong identifier is one row
 	RETURN QUERY
@@ -73,6 +97,28 @@ BEGIN
 	WHERE b.state <> b.want_state
 		OR (b.want IS NOT NULL AND (b.profile_id IS DISTINCT FROM bp.profile_id OR bw.want IS DISTINCT FROM b.want));
 
+	-- (the same once more, for what follows: an identifier that was reported explains its events)
+	WITH both_sides AS MATERIALIZED (
+		SELECT i.identifier_id, i.state, p.profile_id, e.profile AS want, e.state AS want_state
+		FROM cdp_data.identifier i
+			LEFT JOIN cdp_data.profile p ON p.fragment_id = i.fragment_id AND i.state <> 'd'
+			LEFT JOIN cdp.expected_identifiers(ws) e ON e.identifier_id = i.identifier_id
+		WHERE i.workspace_id = ws
+	), overlap AS (
+		SELECT b.profile_id, b.want, count(*) AS n FROM both_sides b
+		WHERE b.profile_id IS NOT NULL AND b.want IS NOT NULL GROUP BY b.profile_id, b.want
+	), best_want AS (
+		SELECT DISTINCT ON (o.profile_id) o.profile_id, o.want FROM overlap o ORDER BY o.profile_id, o.n DESC, o.want
+	), best_profile AS (
+		SELECT DISTINCT ON (o.want) o.want, o.profile_id FROM overlap o ORDER BY o.want, o.n DESC, o.profile_id
+	)
+	SELECT pg_catalog.array_agg(b.identifier_id) INTO wrong
+	FROM both_sides b
+		LEFT JOIN best_want bw ON bw.profile_id = b.profile_id
+		LEFT JOIN best_profile bp ON bp.want = b.want
+	WHERE b.state <> b.want_state
+		OR (b.want IS NOT NULL AND (b.profile_id IS DISTINCT FROM bp.profile_id OR bw.want IS DISTINCT FROM b.want));
+
 	-- the id of a profile is the least of its fragments that somebody belongs to
 	RETURN QUERY
 	SELECT 'profile'::text, p.fragment_id::text, 'profile_id'::text, p.profile_id::text, q.least::text
@@ -83,28 +129,17 @@ BEGIN
 
 	-- events lie with the identifier that they are attributed to
 	RETURN QUERY
-	WITH attributed AS MATERIALIZED (
-		SELECT l.link_id AS anchor, l.identifier_id FROM cdp.expected_links(ws) l
-		UNION ALL SELECT i.identifier_id, i.identifier_id FROM cdp_data.identifier i WHERE i.workspace_id = ws
-	), home AS (
-		SELECT a.anchor, i.fragment_id, p.profile_id
-		FROM attributed a
-			LEFT JOIN cdp_data.identifier i ON i.identifier_id = a.identifier_id
-			LEFT JOIN cdp_data.profile p ON p.fragment_id = i.fragment_id
-	)
-	SELECT 'event'::text, e.event_id::text, 'fragment_id'::text, e.fragment_id::text, coalesce(h.fragment_id, 0)::text
+	SELECT 'event'::text, e.event_id::text, 'fragment_id'::text, e.fragment_id::text, x.fragment_id::text
 	FROM cdp_data.event e
-		LEFT JOIN home h ON h.anchor = e.anchor
-	WHERE e.workspace_id = ws AND e.fragment_id <> coalesce(h.fragment_id, 0)
-		-- a wrong identifier was reported above; its events need not be
-		AND NOT EXISTS (SELECT FROM cdp_data.profile f WHERE f.fragment_id = e.fragment_id AND f.profile_id = h.profile_id);
+		JOIN cdp.expected_events(ws, wrong) x ON x.event_id = e.event_id AND x.occurred_at = e.occurred_at
+	WHERE e.workspace_id = ws AND e.fragment_id <> x.fragment_id;
 
 	-- counters
 	RETURN QUERY
 	SELECT 'profile'::text, p.fragment_id::text, c.column_name, c.stored, c.expected
 	FROM cdp_data.profile p
-		LEFT JOIN (SELECT e.fragment_id, count(*) AS n, min(e.occurred_at) AS least, max(e.occurred_at) AS greatest
-			FROM cdp_data.event e WHERE e.workspace_id = ws GROUP BY e.fragment_id) q ON q.fragment_id = p.fragment_id
+		LEFT JOIN (SELECT x.fragment_id, count(*) AS n, min(x.occurred_at) AS least, max(x.occurred_at) AS greatest
+			FROM cdp.expected_events(ws, wrong) x GROUP BY x.fragment_id) q ON q.fragment_id = p.fragment_id
 		CROSS JOIN LATERAL (VALUES
 			('event_count', p.event_count::text, coalesce(q.n, 0)::text),
 			('first_seen', p.first_seen::text, coalesce(q.least, 'infinity')::text),
@@ -117,11 +152,12 @@ BEGIN
 		SELECT t.fragment_id, cdp.stored_traits(t.traits, t.stamps) AS traits
 		FROM cdp_data.profile_trait t WHERE t.workspace_id = ws GROUP BY t.fragment_id
 	), declared AS (
-		SELECT e.fragment_id, cdp.declared_traits(e.traits, least(e.occurred_at, e.received_at), e.occurred_at,
+		SELECT x.fragment_id, cdp.declared_traits(e.traits, least(e.occurred_at, e.received_at), e.occurred_at,
 			e.source_seq, e.message_id, e.source_id) AS traits
 		FROM cdp_data.event e
-		WHERE e.workspace_id = ws AND e.type = 'identify' AND e.traits IS NOT NULL AND e.fragment_id <> 0
-		GROUP BY e.fragment_id
+			JOIN cdp.expected_events(ws, wrong) x ON x.event_id = e.event_id AND x.occurred_at = e.occurred_at
+		WHERE e.workspace_id = ws AND e.type = 'identify' AND e.traits IS NOT NULL AND x.fragment_id <> 0
+		GROUP BY x.fragment_id
 	)
 	SELECT 'profile_trait'::text, coalesce(s.fragment_id, d.fragment_id)::text, k.key,
 		CASE WHEN cdp.sees_values() THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,

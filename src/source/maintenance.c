@@ -31,6 +31,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "event/partition.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
@@ -54,7 +55,8 @@ static bool apply_parked(void);
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},
 	{"applying parked messages", 1000, apply_parked},
-	{"following the growth of tables", 1000, cdp_statistics_maintain}
+	{"following the growth of tables", 1000, cdp_statistics_maintain},
+	{"keeping the clock's floor", 1000, cdp_clock_maintain}
 };
 
 static CdpSlot *me;

@@ -1,0 +1,138 @@
+/*
+ * clock.c: the floor under the instants of batches (R22).
+ *
+ * The floor is the greatest instant that a batch of this server was stamped
+ * with: an atomic in shared memory, raised by the engine, and kept in
+ * cdp_data.instance by the maintenance worker, at most once a second and only
+ * when batches ran, so that a restart or a promotion does not go back behind
+ * it by more than that second.  When the clock is set back, batches are
+ * stamped with the floor until the clock has caught up.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "port/atomics.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
+#include "storage/shmem.h"
+#include "miscadmin.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "clock.h"
+#include "spi.h"
+
+#define WARN_BEHIND_US USECS_PER_SEC	/* a clock this far below the floor was set back */
+
+static pg_atomic_uint64 *floor_instant = NULL;	/* NULL: not preloaded */
+static shmem_request_hook_type prev_request_hook = NULL;
+static shmem_startup_hook_type prev_startup_hook = NULL;
+
+static void
+request_memory(void)
+{
+	if (prev_request_hook)
+		prev_request_hook();
+	RequestAddinShmemSpace(sizeof(pg_atomic_uint64));
+}
+
+static void
+attach_memory(void)
+{
+	bool		found;
+
+	if (prev_startup_hook)
+		prev_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	floor_instant = ShmemInitStruct("cdp clock floor", sizeof(pg_atomic_uint64), &found);
+	if (!found)
+		pg_atomic_init_u64(floor_instant, 0);
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+cdp_clock_init(void)
+{
+	prev_request_hook = shmem_request_hook;
+	shmem_request_hook = request_memory;
+	prev_startup_hook = shmem_startup_hook;
+	shmem_startup_hook = attach_memory;
+}
+
+TimestampTz
+cdp_clock_above_floor(void)
+{
+	static bool warned = false;
+	TimestampTz now = cdp_clock();
+	TimestampTz low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+	bool		behind = low > now + WARN_BEHIND_US;
+
+	if (behind && !warned)
+		ereport(WARNING,
+				(errmsg("the clock is behind the instant of the last batch"),
+				 errdetail("Batches are stamped with that instant until the clock has caught up.")));
+	warned = behind;
+	return Max(now, low);
+}
+
+void
+cdp_clock_raise(TimestampTz instant)
+{
+	uint64		seen;
+
+	if (floor_instant == NULL)
+		return;
+	seen = pg_atomic_read_u64(floor_instant);
+	while ((TimestampTz) seen < instant && !pg_atomic_compare_exchange_u64(floor_instant, &seen, (uint64) instant))
+		 /* seen was set to the newer value */ ;
+}
+
+/* ---------------------------------------------------------------- keeping it */
+
+static CdpSpi keep_plan = {
+	"UPDATE cdp_data.instance SET clock_floor = $1 WHERE clock_floor < $1",
+	1, {TIMESTAMPTZOID}
+};
+
+static CdpSpi read_plan = {"SELECT i.clock_floor FROM cdp_data.instance i", 0, {0}};
+
+/* -infinity when nothing was kept */
+static TimestampTz
+kept_floor(void)
+{
+	TimestampTz kept = cdp_spi_run(&read_plan, NULL, NULL) ? cdp_spi_int64(0, 1) : DT_NOBEGIN;
+
+	cdp_spi_end();
+	return kept;
+}
+
+bool
+cdp_clock_maintain(void)
+{
+	static TimestampTz written = DT_NOBEGIN;
+	TimestampTz low;
+	CdpUserContext user;
+
+	if (floor_instant == NULL)
+		return true;
+	low = (TimestampTz) pg_atomic_read_u64(floor_instant);
+	if (written != DT_NOBEGIN && low <= written)
+		return true;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	cdp_become_owner(&user);
+	if (written == DT_NOBEGIN)
+		cdp_clock_raise(kept_floor());
+	if (low > 0)
+	{
+		Datum		arg = TimestampTzGetDatum(low);
+
+		cdp_spi_exec(&keep_plan, &arg, NULL);
+	}
+	cdp_become_caller(&user);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	written = Max(low, 0);
+	return true;
+}

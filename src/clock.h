@@ -1,0 +1,20 @@
+/*
+ * clock.h: instants of batches never run backwards.
+ */
+#ifndef CDP_INSTANT_H
+#define CDP_INSTANT_H
+
+#include "cdp.h"
+
+/* from _PG_init, when preloading */
+extern void cdp_clock_init(void);
+
+/* the clock, or the floor where the clock was set back */
+extern TimestampTz cdp_clock_above_floor(void);
+/* an instant was used: no later batch comes before it */
+extern void cdp_clock_raise(TimestampTz instant);
+
+/* for the maintenance worker, outside a transaction: keeps the floor in cdp_data.instance */
+extern bool cdp_clock_maintain(void);
+
+#endif							/* CDP_INSTANT_H */
