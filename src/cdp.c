@@ -21,6 +21,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "event/filter.h"
 #include "source/launcher.h"
 #include "clock.h"
 #include "stats.h"
@@ -177,6 +178,7 @@ _PG_init(void)
 	if (cdp_preloaded)
 	{
 		cdp_stats_init();
+		cdp_filter_init();
 		cdp_clock_init();
 		cdp_workers_init();
 	}

@@ -47,4 +47,17 @@
 #define cdp_my_lxid() (MyProc->lxid)
 #endif
 
+/* permissions left the range table in 16 */
+#if PG_VERSION_NUM >= 160000
+#define CdpCheckPerms RTEPermissionInfo
+#define CDP_CHECK_PERMS_PARAMS List *rtable, List *perms, bool raise
+#define CDP_CHECK_PERMS_ARGS rtable, perms, raise
+#define CDP_CHECK_PERMS_LIST perms
+#else
+#define CdpCheckPerms RangeTblEntry
+#define CDP_CHECK_PERMS_PARAMS List *rtable, bool raise
+#define CDP_CHECK_PERMS_ARGS rtable, raise
+#define CDP_CHECK_PERMS_LIST rtable
+#endif
+
 #endif							/* CDP_COMPAT_H */

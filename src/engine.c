@@ -23,8 +23,10 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "common/pg_prng.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
@@ -39,7 +41,8 @@
 #include "stats.h"
 #include "work.h"
 
-#define MAX_RACES 100			/* attempts of one batch that others may spoil */
+#define MAX_RACES 1000			/* attempts of one batch that others may spoil */
+#define MAX_STEP_BACK_MS 250	/* longest pause after a deadlock */
 #define MAX_DEADLOCKS 3			/* more, after an earlier batch in the transaction, mean that it holds what others need */
 
 static uint32 attempt_number = 0;
@@ -287,6 +290,20 @@ drop_settled(CdpEvent **events, int n)
 }
 
 /*
+ * The victim of a deadlock lets the others go first: rows that are free again
+ * go to whoever asks next, and asking at once would make the same deadlock.
+ */
+static void
+step_back(int races)
+{
+	long		ms = 1 + (long) (pg_prng_double(&pg_global_prng_state) * Min(MAX_STEP_BACK_MS, 2 << Min(races, 10)));
+
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, ms, cdp_wait_event("CdpStepBack"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
  * Events that were moved to a later evidence time, in a place where the order
  * of evidence decides who is who: their components are folded once more.
  */
@@ -334,7 +351,11 @@ apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 			if (e && e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && !first_batch && ++deadlocks >= MAX_DEADLOCKS)
 				ReThrowError(e);
 			if (++races < MAX_RACES)
+			{
+				if (e && e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED)
+					step_back(races);
 				continue;
+			}
 			if (e)
 				ReThrowError(e);
 			ereport(ERROR,

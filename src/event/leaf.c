@@ -67,19 +67,13 @@ cdp_leaves_close(CdpLeaves *l)
 	table_close(l->parent, NoLock);
 }
 
-static inline bool
-holds(const CdpLeaf *leaf, TimestampTz at)
-{
-	return leaf->from <= at && (at < leaf->to || leaf->to == DT_NOEND);
-}
-
 CdpLeaf *
 cdp_leaf_of(CdpLeaves *l, TimestampTz at)
 {
-	if (l->last && holds(l->last, at))
+	if (l->last && cdp_leaf_holds(l->last, at))
 		return l->last;
 	for (int i = 0; i < l->n; i++)
-		if (holds(&l->leaf[i], at))
+		if (cdp_leaf_holds(&l->leaf[i], at))
 			return l->last = &l->leaf[i];
 	ereport(ERROR,
 			(errcode(ERRCODE_CHECK_VIOLATION),
@@ -97,12 +91,7 @@ cdp_leaf_rel(CdpLeaves *l, CdpLeaf *leaf)
 }
 
 bool
-cdp_leaf_may_hold(CdpLeaves *l, CdpLeaf *leaf)
+cdp_leaf_is_empty(CdpLeaves *l, CdpLeaf *leaf)
 {
-	if (!leaf->asked)
-	{
-		leaf->asked = true;
-		leaf->known_empty = RelationGetNumberOfBlocks(cdp_leaf_rel(l, leaf)->rel) == 0;
-	}
-	return !leaf->known_empty;
+	return RelationGetNumberOfBlocks(cdp_leaf_rel(l, leaf)->rel) == 0;
 }

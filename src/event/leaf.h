@@ -6,14 +6,15 @@
 
 #include "table.h"
 
+#include "event/filter.h"
+
 typedef struct CdpLeaf
 {
 	TimestampTz from,			/* inclusive; DT_NOBEGIN: MINVALUE */
 				to;				/* exclusive; DT_NOEND: MAXVALUE */
 	Oid			relid;
 	CdpRel	   *rel;			/* opened when first used */
-	bool		known_empty;	/* its index held nothing when the batch began */
-	bool		asked;
+	CdpFilter	filter;			/* set by cdp_filter_find() */
 } CdpLeaf;
 
 typedef struct CdpLeaves
@@ -28,7 +29,13 @@ extern CdpLeaves *cdp_leaves_open(Oid parent);
 extern void cdp_leaves_close(CdpLeaves *leaves);
 extern CdpLeaf *cdp_leaf_of(CdpLeaves *leaves, TimestampTz at);
 extern CdpRel *cdp_leaf_rel(CdpLeaves *leaves, CdpLeaf *leaf);
-/* false only if the leaf certainly holds no row */
-extern bool cdp_leaf_may_hold(CdpLeaves *leaves, CdpLeaf *leaf);
+/* true only if the leaf certainly holds no row now */
+extern bool cdp_leaf_is_empty(CdpLeaves *leaves, CdpLeaf *leaf);
+
+static inline bool
+cdp_leaf_holds(const CdpLeaf *leaf, TimestampTz at)
+{
+	return leaf->from <= at && (at < leaf->to || leaf->to == DT_NOEND);
+}
 
 #endif							/* CDP_LEAF_H */

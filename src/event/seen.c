@@ -4,9 +4,18 @@
  * The key of a message is a keyed hash of workspace, id space and id.  It is
  * looked for where the message's own time stamp puts it, and then in the other
  * partitions of message_seen, so that a repeated id is found whatever its
- * stamp.  A look waits for another batch that is just storing the same id
- * (dirty snapshot, key order), so that two deliveries at once cannot both be
- * first; the rest of the race ends in unique_violation and another attempt.
+ * stamp; filters (filter.c) say which of them need not be asked.  A look waits
+ * for another batch that is just storing the same id (dirty snapshot).
+ *
+ * Two batches that store the same id at once.  In one partition its primary key
+ * stops the second.  In two partitions: a batch adds its keys to the filters,
+ * writes its rows with their index entries, and then asks the other partitions
+ * once more.  Of two batches one wrote its index entry first; the other looks
+ * after that, so the filter, which knew the key before the entry was there, lets
+ * it look, and it finds the row, waits for its transaction, and if that commits
+ * makes another attempt, which sees a stored message.  Should both wait for each
+ * other, PostgreSQL ends one as a deadlock, and it makes another attempt, too.
+ * Nothing of this rests on the filter: where there is none, the index is asked.
  *
  * A known id is a duplicate when its body is the same, or a conflict.  The
  * delivery with the least (received_at, topic, partition, offset) defines the
@@ -113,24 +122,56 @@ drop_repeats(CdpWork *w)
 
 /* ---------------------------------------------------------------- against what is stored */
 
-static CdpRel *
-find_seen(CdpLeaves *leaves, CdpEvent *ev)
+typedef void (*Found) (CdpWork *w, CdpEvent *ev, CdpLeaf *leaf);
+
+/* Asks one leaf; found is called with the row in leaf->rel. */
+static void
+ask(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf, Found found)
 {
 	Datum		key = UUIDPGetDatum((pg_uuid_t *) ev->seen_key);
-	CdpLeaf    *home = cdp_leaf_of(leaves, ev->stamp);
 
-	if (cdp_rel_find_settled(cdp_leaf_rel(leaves, home), &key, 1))
-		return home->rel;
-	for (int i = 0; i < leaves->n; i++)
+	CHECK_FOR_INTERRUPTS();
+	if (cdp_rel_find_settled(cdp_leaf_rel(w->seen, leaf), &key, 1))
+		found(w, ev, leaf);
+}
+
+/* events that are still pending, belong to other leaves, and whose key the filter, if it is to be used, does not exclude */
+static int
+suspects(CdpWork *w, const CdpLeaf *leaf, bool use_filter, CdpEvent **suspect)
+{
+	int			n = 0;
+
+	for (int i = 0; i < w->nevents; i++)
 	{
-		CdpLeaf    *leaf = &leaves->leaf[i];
+		CdpEvent   *ev = w->events[i];
 
-		if (leaf == home || !cdp_leaf_may_hold(leaves, leaf))
-			continue;
-		if (cdp_rel_find_settled(cdp_leaf_rel(leaves, leaf), &key, 1))
-			return leaf->rel;
+		if (ev->outcome == CDP_OUT_PENDING && !cdp_leaf_holds(leaf, ev->stamp) &&
+			!(use_filter && cdp_filter_lacks(&leaf->filter, ev->seen_key)))
+			suspect[n++] = ev;
 	}
-	return NULL;
+	return n;
+}
+
+/* Asks every leaf for the events that do not belong to it. */
+static void
+ask_elsewhere(CdpWork *w, Found found)
+{
+	CdpEvent  **suspect = palloc(Max(w->nevents, 1) * sizeof(CdpEvent *));
+
+	for (int l = 0; l < w->seen->n; l++)
+	{
+		CdpLeaf    *leaf = &w->seen->leaf[l];
+		bool		use_filter = leaf->filter.ready;
+		int			n = suspects(w, leaf, use_filter, suspect);
+
+		if (use_filter && !cdp_filter_stands(&leaf->filter))
+			n = suspects(w, leaf, false, suspect);
+		if (n == 0 || cdp_leaf_is_empty(w->seen, leaf))
+			continue;
+		for (int i = 0; i < n; i++)
+			ask(w, suspect[i], leaf, found);
+	}
+	pfree(suspect);
 }
 
 /* is this delivery less than the one that is stored? */
@@ -140,11 +181,19 @@ defines_times(CdpEvent *ev, TupleTableSlot *seen)
 	return ev->received_at < DatumGetTimestampTz(seen->tts_values[SEEN_RECEIVED]);
 }
 
-/* false: the event is known and w->events loses it */
-static bool
-judge(CdpWork *w, CdpEvent *ev, CdpRel *seen)
+/* the event will change the row that was found; who builds a filter may miss its new place */
+static void
+note_move(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf)
 {
-	TupleTableSlot *row = seen->row;
+	cdp_filter_add(&leaf->filter, ev->seen_key);
+	w->moves[w->nmoves++] = ev;
+}
+
+/* The event is known; it will not be stored. */
+static void
+judge(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf)
+{
+	TupleTableSlot *row = leaf->rel->row;
 
 	slot_getallattrs(row);
 	if ((uint64) DatumGetInt64(row->tts_values[SEEN_FINGERPRINT]) != ev->fingerprint)
@@ -153,40 +202,55 @@ judge(CdpWork *w, CdpEvent *ev, CdpRel *seen)
 	{
 		ev->outcome = CDP_OUT_DUPLICATE;
 		if (ev->refold == CDP_REFOLD_NOW)
-			w->moves[w->nmoves++] = ev;
+			note_move(w, ev, leaf);
 		else if (defines_times(ev, row))
 		{
 			ev->event_id = DatumGetInt64(row->tts_values[SEEN_EVENT]);
 			ev->moved_from = DatumGetTimestampTz(row->tts_values[SEEN_OCCURRED]);
 			ev->moved_evidence = Min(ev->moved_from, DatumGetTimestampTz(row->tts_values[SEEN_RECEIVED]));
-			w->moves[w->nmoves++] = ev;
+			note_move(w, ev, leaf);
 		}
 	}
-	return false;
 }
 
 void
 cdp_seen_check(CdpWork *w)
 {
-	CdpLeaves  *leaves;
 	int			kept = 0;
 
 	drop_repeats(w);
 	w->moves = palloc(w->nevents * sizeof(CdpEvent *));
-	leaves = w->seen = cdp_leaves_open(cdp_table(CDP_T_MESSAGE_SEEN));
+	w->seen = cdp_leaves_open(cdp_table(CDP_T_MESSAGE_SEEN));
+	cdp_filter_find(w->seen);
 	for (int i = 0; i < w->nevents; i++)
-	{
-		CdpEvent   *ev = w->events[i];
-		CdpRel	   *seen = find_seen(leaves, ev);
-
-		if (seen == NULL || judge(w, ev, seen))
-			w->events[kept++] = ev;
-		CHECK_FOR_INTERRUPTS();
-	}
+		ask(w, w->events[i], cdp_leaf_of(w->seen, w->events[i]->stamp), judge);
+	ask_elsewhere(w, judge);
+	for (int i = 0; i < w->nevents; i++)
+		if (w->events[i]->outcome == CDP_OUT_PENDING)
+			w->events[kept++] = w->events[i];
 	w->nevents = kept;
 }
 
 /* ---------------------------------------------------------------- remembering */
+
+/* It was not there when we asked first. */
+static void
+another_was_first(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("another batch stored a message of this batch at the same time")));
+}
+
+/* rows of the leaves, with their index entries */
+static void
+write_rows(CdpLeaves *leaves)
+{
+	for (int i = 0; i < leaves->n; i++)
+		if (leaves->leaf[i].rel)
+			cdp_rel_flush(leaves->leaf[i].rel);
+	pg_memory_barrier();
+}
 
 /* w->events is still in key order */
 void
@@ -196,8 +260,10 @@ cdp_seen_store(CdpWork *w)
 	{
 		CdpEvent   *ev = w->events[i];
 		CdpLeaf    *leaf = cdp_leaf_of(w->seen, ev->stamp);
-		TupleTableSlot *row = cdp_rel_new(cdp_leaf_rel(w->seen, leaf));
+		TupleTableSlot *row;
 
+		cdp_filter_add(&leaf->filter, ev->seen_key);
+		row = cdp_rel_new(cdp_leaf_rel(w->seen, leaf));
 		row->tts_values[SEEN_KEY] = UUIDPGetDatum((pg_uuid_t *) ev->seen_key);
 		row->tts_values[SEEN_STAMP] = TimestampTzGetDatum(ev->stamp);
 		row->tts_values[SEEN_FINGERPRINT] = Int64GetDatum((int64) ev->fingerprint);
@@ -207,6 +273,8 @@ cdp_seen_store(CdpWork *w)
 		row->tts_values[SEEN_EVENT] = Int64GetDatum(ev->event_id);
 		row->tts_values[SEEN_WORKSPACE] = Int32GetDatum(w->workspace_id);
 	}
+	write_rows(w->seen);
+	ask_elsewhere(w, another_was_first);
 	cdp_leaves_close(w->seen);
 	w->seen = NULL;
 }

@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "clock.h"
+#include "event/filter.h"
 #include "event/partition.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
@@ -55,6 +56,7 @@ static bool apply_parked(void);
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},
 	{"applying parked messages", 1000, apply_parked},
+	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain}
 };

@@ -274,7 +274,9 @@ def show_server_log(check, failed):
     """After a failure the server's last words are part of the report."""
     if failed and check.shared_server and os.path.exists(check.shared_server.log):
         with open(check.shared_server.log, encoding='utf-8', errors='replace') as f:
-            print('--- end of the shared server\'s log\n' + ''.join(f.readlines()[-60:]))
+            lines = f.readlines()
+        crashes = [line for n, line in enumerate(lines) if 'terminated by signal' in ''.join(lines[max(0, n - 1):n + 1])]
+        print('--- crashes and end of the shared server\'s log\n' + ''.join(crashes + lines[-60:]))
 
 
 def main():

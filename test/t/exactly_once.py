@@ -73,12 +73,22 @@ def stored(server):
         return None
 
 
+def ended(session):
+    """True when the server has ended the session."""
+    try:
+        session.execute('SELECT 1')
+        return False
+    except postgres.psycopg.OperationalError:
+        return True
+
+
 def kill_worker(server):
     """kill -9 of a source worker; the server resets every session."""
     pids = tap.wait_for(lambda: server.pids('cdp source'), 'a source worker runs')
     pid = RANDOM.choice(pids)
-    os.kill(pid, signal.SIGKILL)
-    tap.wait_for(lambda: not machine.process_lives(pid), 'the worker ends')
+    with server.connect() as witness:
+        os.kill(pid, signal.SIGKILL)
+        tap.wait_for(lambda: ended(witness), 'the server notices and ends every session')
     tap.wait_for(server.answers, 'server answers after its reset')
 
 

@@ -1,0 +1,8 @@
+-- What helps to look at the ids of messages.
+
+CREATE FUNCTION cdp.read_filters(OUT leaf oid, OUT ready boolean, OUT keys bigint, OUT bytes bigint) RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cdp_sql_filters';
+REVOKE ALL ON FUNCTION cdp.read_filters() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.read_filters() TO cdp_admin, cdp_auditor, pg_monitor;
+COMMENT ON FUNCTION cdp.read_filters() IS
+'Filters over the ids of stored messages in this database: OID of the partition of message_seen, whether it is used yet, keys added, bytes of cdp.filter_memory. A partition without a row is asked for each message, or empty.';
