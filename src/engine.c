@@ -102,7 +102,6 @@ store(CdpWork *w)
 {
 	cdp_store_events(w);
 	cdp_store_links(w);
-	cdp_store_moves(w);
 	cdp_seen_store(w);
 }
 
@@ -303,35 +302,13 @@ step_back(int races)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/*
- * Events that were moved to a later evidence time, in a place where the order
- * of evidence decides who is who: their components are folded once more.
- */
-static int
-keep_refolds(CdpEvent **events, int n, CdpHints *hints)
-{
-	int			kept = 0;
-
-	for (int i = 0; i < n; i++)
-	{
-		if (events[i]->refold == CDP_REFOLD_NOW)
-			events[i]->refold = CDP_REFOLD_NO;
-		if (events[i]->refold != CDP_REFOLD_WANTED)
-			continue;
-		events[i]->refold = CDP_REFOLD_NOW;
-		cdp_hint(hints, events[i]->fragment_id);
-		events[kept++] = events[i];
-	}
-	return kept;
-}
-
 static void
 apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 {
 	CdpHints	hints = {.cxt = batch->cxt};
 	int			failures = 0,
 				deadlocks = 0;
-	bool		first_batch = applied_in != cdp_my_lxid();
+	bool		alone = applied_in != cdp_my_lxid() && !batch->applied;
 
 	n = drop_settled(events, n);
 	for (int races = 0; n > 0;)
@@ -341,14 +318,14 @@ apply_events(CdpBatch *batch, CdpEvent **events, int n, bool may_park)
 
 		if (verdict == APPLIED)
 		{
-			n = keep_refolds(events, n, &hints);
-			continue;
+			batch->applied = true;
+			return;
 		}
 		if (e && is_beyond_us(e->sqlerrcode) && verdict == FAILED)
 			ReThrowError(e);
 		if (verdict == SPOILED)
 		{
-			if (e && e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && !first_batch && ++deadlocks >= MAX_DEADLOCKS)
+			if (e && e->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED && !alone && ++deadlocks >= MAX_DEADLOCKS)
 				ReThrowError(e);
 			if (++races < MAX_RACES)
 			{

@@ -166,11 +166,6 @@ typedef struct CdpEvent
 	int64		fragment_id;	/* 0: nobody */
 	int64		event_id;
 	TimestampTz moved_from;		/* occurred_at of the stored event, when this delivery moves it */
-	TimestampTz moved_evidence; /* its evidence time */
-	enum
-	{
-		CDP_REFOLD_NO, CDP_REFOLD_WANTED, CDP_REFOLD_NOW
-	}			refold;
 } CdpEvent;
 
 /* a message, or an element of one, that goes to quarantine */
@@ -206,6 +201,7 @@ typedef struct CdpBatch
 	struct CdpFragmentTable *fragments; /* profile: fragments that are folded into */
 
 	TimestampTz instant;		/* B; set after the last lock */
+	bool		applied;		/* part of it was: the transaction holds locks from now on */
 } CdpBatch;
 
 /* ---------------------------------------------------------------- formats (event/decode.c) */

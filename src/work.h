@@ -49,6 +49,7 @@ typedef struct CdpGroup
 	int			nlinks;
 	bool		has_new;		/* an identifier without a row */
 	bool		has_known;
+	bool		has_move;		/* evidence of it changes its time */
 	bool		examine;		/* may change who is who: its whole component is locked */
 	int64		home;			/* fragment of its new identifiers */
 	int			merged_into;	/* index of the group that took it in; its own: none */
@@ -132,6 +133,8 @@ extern void cdp_store_profiles(CdpWork *w);
 
 /* profile/recompute.c: fragments marked so, from stored events; they must be locked */
 extern void cdp_recompute(CdpWork *w);
+/* only the least evidence times of their links and single identifiers */
+extern void cdp_recompute_evidence(CdpWork *w);
 
 /* profile/traits.c */
 extern void cdp_store_traits(CdpWork *w, CdpFragment *f);

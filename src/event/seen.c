@@ -201,13 +201,10 @@ judge(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf)
 	else
 	{
 		ev->outcome = CDP_OUT_DUPLICATE;
-		if (ev->refold == CDP_REFOLD_NOW)
-			note_move(w, ev, leaf);
-		else if (defines_times(ev, row))
+		if (defines_times(ev, row))
 		{
 			ev->event_id = DatumGetInt64(row->tts_values[SEEN_EVENT]);
 			ev->moved_from = DatumGetTimestampTz(row->tts_values[SEEN_OCCURRED]);
-			ev->moved_evidence = Min(ev->moved_from, DatumGetTimestampTz(row->tts_values[SEEN_RECEIVED]));
 			note_move(w, ev, leaf);
 		}
 	}

@@ -317,8 +317,8 @@ cdp_store_links(CdpWork *w)
 
 static CdpSpi move_event_plan = {
 	"UPDATE cdp_data.event SET occurred_at = $3, received_at = $4, sent_at = $5, flags = $6"
-	" WHERE fragment_id = $1 AND occurred_at = $7 AND event_id = $2",
-	7, {INT8OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID}
+	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2 RETURNING fragment_id",
+	7, {INT8ARRAYOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID}
 };
 
 static CdpSpi move_seen_plan = {
@@ -326,13 +326,17 @@ static CdpSpi move_seen_plan = {
 	5, {UUIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
-static bool
-has_windows(const CdpPolicy *policy)
+/* where the event may lie: the fragments of its identifiers, or nobody's */
+static Datum
+fragments_of_event(const CdpEvent *ev)
 {
-	for (int i = 0; i < policy->nnamespaces; i++)
-		if (policy->namespaces[i].limit_window > 0)
-			return true;
-	return false;
+	int64		ids[CDP_MAX_IDENTIFIERS + 1];
+	int			n = 0;
+
+	for (int i = 0; i < ev->nidents; i++)
+		ids[n++] = ev->idents[i]->fragment_id;
+	ids[n++] = 0;
+	return cdp_int8_array(ids, n);
 }
 
 /*
@@ -343,29 +347,32 @@ has_windows(const CdpPolicy *policy)
 static void
 move_event(CdpWork *w, CdpEvent *ev)
 {
-	Datum		event_args[7] = {Int64GetDatum(fragment_of(ev)), Int64GetDatum(ev->event_id),
+	Datum		event_args[7] = {fragments_of_event(ev), Int64GetDatum(ev->event_id),
 		TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at),
 		TimestampTzGetDatum(ev->sent_at), Int16GetDatum(event_flags(ev)), TimestampTzGetDatum(ev->moved_from)};
 	Datum		seen_args[5] = {PointerGetDatum(ev->seen_key), TimestampTzGetDatum(DT_NOBEGIN),
 	TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at), TimestampTzGetDatum(DT_NOEND)};
+	bool		found = cdp_spi_run(&move_event_plan, event_args, ev->sent_at == CDP_NO_TIME ? "    n  " : NULL) == 1;
+	int64		fragment_id = found ? cdp_spi_int64(0, 1) : 0;
 	CdpFragment *f;
 
-	ev->fragment_id = fragment_of(ev);
-	if (cdp_spi_exec(&move_event_plan, event_args, ev->sent_at == CDP_NO_TIME ? "    n  " : NULL) != 1)
+	cdp_spi_end();
+	if (!found)
 		return;					/* purged or forgotten: nothing to move */
 	cdp_spi_exec(&move_seen_plan, seen_args, NULL);
-	f = ev->fragment_id ? cdp_work_fragment(w, ev->fragment_id) : NULL;
-	if (f == NULL)
-		return;
-	f->recompute = f->changed = true;
-	if (ev->evidence_at > ev->moved_evidence && (f->contest_id || has_windows(w->policy)))
-		ev->refold = CDP_REFOLD_WANTED;
+	f = fragment_id ? cdp_work_fragment(w, fragment_id) : NULL;
+	if (f)
+		f->recompute = f->changed = true;
 }
 
+/* before it is settled who is who, since evidence times may decide that */
 void
 cdp_store_moves(CdpWork *w)
 {
+	if (w->nmoves == 0)
+		return;
 	for (int i = 0; i < w->nmoves; i++)
-		if (w->moves[i]->refold == CDP_REFOLD_NO)
-			move_event(w, w->moves[i]);
+		move_event(w, w->moves[i]);
+	CommandCounterIncrement();
+	cdp_recompute_evidence(w);
 }

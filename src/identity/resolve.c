@@ -442,6 +442,8 @@ is_candidate(const CdpGroup *g, const CdpHints *hints)
 {
 	int64		fragment = 0;
 
+	if (g->has_move)
+		return true;
 	for (int i = 0; i < g->nidents; i++)
 	{
 		const CdpIdent *id = g->idents[i];
@@ -679,6 +681,9 @@ plan_groups(CdpWork *w, const CdpHints *hints)
 	bool		any = false;
 
 	cut_groups(w, tie_together(w));
+	for (int i = 0; i < w->nmoves; i++)
+		if (w->moves[i]->nidents)
+			w->groups[w->group_of[w->moves[i]->idents[0]->index]].has_move = true;
 	for (int g = 0; g < w->ngroups; g++)
 		any |= w->groups[g].examine = is_candidate(&w->groups[g], hints);
 	if (any)
@@ -840,6 +845,22 @@ components_stayed(CdpWork *w)
 	return true;
 }
 
+/* moved events changed when their identifiers were presented alone */
+static void
+read_evidence_again(CdpWork *w)
+{
+	cdp_rel_look(w->identifier, GetLatestSnapshot());
+	for (int i = 0; i < w->nmoves; i++)
+		for (int j = 0; j < w->moves[i]->nidents; j++)
+		{
+			Datum		key = Int64GetDatum(w->moves[i]->idents[j]->hash);
+
+			if (!cdp_rel_find(w->identifier, &key, 1))
+				elog(ERROR, "an identifier of a locked fragment is gone");
+			take_row(w, w->moves[i]->idents[j]);
+		}
+}
+
 static void
 look_up_links(CdpWork *w)
 {
@@ -919,6 +940,9 @@ cdp_resolve(CdpWork *w, CdpHints *hints)
 	CommandCounterIncrement();
 	if (!lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w))
 		return CDP_TRY_AGAIN;
+	cdp_store_moves(w);
+	if (w->nmoves)
+		read_evidence_again(w);
 	look_up_links(w);
 	if (hint_contested(w, hints))
 		return CDP_TRY_AGAIN;

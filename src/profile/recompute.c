@@ -132,26 +132,44 @@ reset(CdpFragment *f)
 	f->changed = true;
 }
 
-void
-cdp_recompute(CdpWork *w)
+/* ids of the marked fragments; returns how many */
+static int
+marked(CdpWork *w, Datum *ids)
 {
-	int64	   *ids = palloc(Max(w->nfragments, 1) * sizeof(int64));
+	int64	   *v = palloc(Max(w->nfragments, 1) * sizeof(int64));
 	int			n = 0;
-	Datum		arg;
 
 	for (int i = 0; i < w->nfragments; i++)
 		if (w->fragments[i]->recompute)
-		{
-			reset(w->fragments[i]);
-			ids[n++] = w->fragments[i]->fragment_id;
-		}
-	if (n == 0)
+			v[n++] = w->fragments[i]->fragment_id;
+	*ids = cdp_int8_array(v, n);
+	return n;
+}
+
+void
+cdp_recompute_evidence(CdpWork *w)
+{
+	Datum		ids;
+
+	if (marked(w, &ids) == 0)
 		return;
+	cdp_spi_exec(&links_plan, &ids, NULL);
+	cdp_spi_exec(&alone_plan, &ids, NULL);
 	CommandCounterIncrement();
-	arg = cdp_int8_array(ids, n);
-	recompute_counters(w, arg);
-	recompute_traits(w, arg);
-	cdp_spi_exec(&links_plan, &arg, NULL);
-	cdp_spi_exec(&alone_plan, &arg, NULL);
+}
+
+void
+cdp_recompute(CdpWork *w)
+{
+	Datum		ids;
+
+	if (marked(w, &ids) == 0)
+		return;
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->recompute)
+			reset(w->fragments[i]);
 	CommandCounterIncrement();
+	recompute_counters(w, ids);
+	recompute_traits(w, ids);
+	cdp_recompute_evidence(w);
 }
