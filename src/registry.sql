@@ -157,6 +157,7 @@ INSERT INTO cdp_data.data_registry (table_name, column_name, class) VALUES
 	('parked', 'attempts', 'technical'),
 	('parked', 'record_time', 'technical'),
 	('parked', 'log_append_time', 'technical'),
+	('parked', 'items', 'technical'),
 	('parked', 'key', 'personal'),
 	('parked', 'headers', 'personal'),
 	('parked', 'body', 'personal'),
