@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "storage/bufmgr.h"
 #include "utils/array.h"
+#include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
@@ -421,6 +422,28 @@ record_shared(Component *c)
 		}
 }
 
+static CdpSpi warning_plan = {
+	"INSERT INTO cdp_data.identity_warning (workspace_id, kind, identifier_id, namespace_id, link_id, warned_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
+	6, {INT4OID, TEXTOID, INT8OID, INT2OID, INT8OID, TIMESTAMPTZOID}
+};
+
+/* a fold finds the same things each time: only what is new is logged */
+static void
+log_warnings(Component *c)
+{
+	for (int i = 0; i < c->fold.nwarnings; i++)
+	{
+		const CdpFoldWarning *f = &c->fold.warnings[i];
+		Datum		args[6] = {Int32GetDatum(c->w->workspace_id), CStringGetTextDatum(f->kind),
+			Int64GetDatum(c->members[f->ident].hash),
+			Int16GetDatum(f->rank < 0 ? 0 : c->w->policy->namespaces[f->rank].id), Int64GetDatum(f->link_id),
+		TimestampTzGetDatum(cdp_clock())};
+
+		cdp_spi_exec(&warning_plan, args, NULL);
+	}
+}
+
 static HashIndex *
 fold_component(Component *c)
 {
@@ -432,6 +455,7 @@ fold_component(Component *c)
 	prepare_decisions(c, map);
 	cdp_fold(&c->fold);
 	record_shared(c);
+	log_warnings(c);
 	return map;
 }
 

@@ -52,3 +52,22 @@ COMMENT ON COLUMN cdp.identifier.last_day IS 'Day (UTC) of the last event that p
 COMMENT ON COLUMN cdp.identifier.state IS 'live; shared: seen with too many owners, links nobody; demoted: no link brings it into a profile.';
 REVOKE ALL ON cdp.identifier FROM PUBLIC;
 GRANT SELECT ON cdp.identifier TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer;
+
+CREATE OR REPLACE VIEW cdp.identity_warning AS
+SELECT x.warning_id,
+	(SELECT w.name FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) x.workspace_id) AS workspace,
+	x.kind OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) n.name OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||)
+		CASE WHEN (SELECT cdp.sees_values()) THEN i.value ELSE cdp.pseudonym(x.identifier_id) END
+		OPERATOR(pg_catalog.||) COALESCE(' (' OPERATOR(pg_catalog.||) b.name OPERATOR(pg_catalog.||) ')', '') AS warning,
+	x.warned_at
+FROM cdp_data.identity_warning x
+	JOIN cdp_data.identifier i ON i.identifier_id OPERATOR(pg_catalog.=) x.identifier_id
+	JOIN cdp_data.namespace n ON n.namespace_id OPERATOR(pg_catalog.=) i.namespace_id
+	LEFT JOIN cdp_data.namespace b ON b.namespace_id OPERATOR(pg_catalog.=) x.namespace_id;
+COMMENT ON VIEW cdp.identity_warning IS 'What was left out or refused while people were told apart, each finding once; a log, and dependent on the order of arrival.';
+COMMENT ON COLUMN cdp.identity_warning.warning_id IS 'Key, in order of the findings.';
+COMMENT ON COLUMN cdp.identity_warning.workspace IS 'Workspace.';
+COMMENT ON COLUMN cdp.identity_warning.warning IS 'demoted namespace:value (namespace whose limit would have been broken); already identified namespace:value; held namespace:value. A pseudonym in place of the value for who sees no values.';
+COMMENT ON COLUMN cdp.identity_warning.warned_at IS 'When it was found first.';
+REVOKE ALL ON cdp.identity_warning FROM PUBLIC;
+GRANT SELECT ON cdp.identity_warning TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer;

@@ -23,6 +23,7 @@ SELECT results_eq(
 	$$VALUES
 	('event', 'admin:select analyst:select marketer:select privacy_officer:select'),
 	('identifier', 'admin:select analyst:select marketer:select privacy_officer:select'),
+	('identity_warning', 'admin:select analyst:select marketer:select privacy_officer:select'),
 	('inbox', 'ingest:insert'),
 	('namespace', 'admin:select analyst:select auditor:select marketer:select privacy_officer:select'),
 	('profile', 'admin:select analyst:select marketer:select privacy_officer:select'),
