@@ -21,8 +21,9 @@
  *	  builder may have read the place that the new version goes to.
  *	- Anybody else, by INSERT, UPDATE, MERGE or COPY: a restore, a superuser.
  *	  They lock what they name and then pass the permission check, where our
- *	  hook takes the filter away.  The engine's own UPDATE is let through.  The
- *	  hook does not see a logical subscription: none may write message_seen.
+ *	  hook takes the filter away.  The engine's own UPDATE, known by its security
+ *	  context, is let through.  The hook does not see a logical subscription: none
+ *	  may write message_seen.
  *
  * Building, by the database's maintenance worker, one leaf after the other:
  * the filter is registered, then the holders of a lock on parent or leaf are
@@ -380,7 +381,7 @@ check_perms(CDP_CHECK_PERMS_PARAMS)
 	{
 		CdpCheckPerms *p = lfirst(lc);
 
-		if ((p->requiredPerms & (ACL_INSERT | ACL_UPDATE)) && OidIsValid(p->relid) && cdp_engine_instant == 0)
+		if ((p->requiredPerms & (ACL_INSERT | ACL_UPDATE)) && OidIsValid(p->relid) && !InNoForceRLSOperation())
 			forget(p->relid);
 	}
 	return previous_check_perms == NULL || previous_check_perms(CDP_CHECK_PERMS_ARGS);

@@ -326,6 +326,24 @@ static CdpSpi move_seen_plan = {
 	5, {UUIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
+static CdpSpi read_seen_plan = {
+	"SELECT s.occurred_at, s.received_at FROM cdp_data.message_seen s WHERE s.key = $1",
+	1, {UUIDOID}
+};
+
+/* under the locks: does this delivery still come before the one that is stored? */
+static bool
+still_moves(CdpEvent *ev)
+{
+	Datum		key = PointerGetDatum(ev->seen_key);
+	bool		moves = cdp_spi_run(&read_seen_plan, &key, NULL) == 1 && ev->received_at < cdp_spi_int64(0, 2);
+
+	if (moves)
+		ev->moved_from = cdp_spi_int64(0, 1);
+	cdp_spi_end();
+	return moves;
+}
+
 /* where the event may lie: the fragments of its identifiers, or nobody's */
 static Datum
 fragments_of_event(const CdpEvent *ev)
@@ -372,7 +390,8 @@ cdp_store_moves(CdpWork *w)
 	if (w->nmoves == 0)
 		return;
 	for (int i = 0; i < w->nmoves; i++)
-		move_event(w, w->moves[i]);
+		if (still_moves(w->moves[i]))
+			move_event(w, w->moves[i]);
 	CommandCounterIncrement();
 	cdp_recompute_evidence(w);
 }

@@ -168,7 +168,9 @@ def main():
     with server.connect() as c:
         fill(c, 0, PER_MONTH)
     filters_ready(server, MONTHS, MONTHS * PER_MONTH)
+    before = server.rows(FILTERS)
     check_moved(server, 'with filters')
+    tap.same(server.rows(FILTERS), before, 'moved events leave the filters in use')
     check_races(server, 2 * 10 ** 6, 'with filters')
     check_crash(server)
     check_other_writers(server)
