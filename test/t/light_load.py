@@ -70,6 +70,9 @@ def main():
     one_row_statements(server)
     pids = server.pids('cdp', dbname='cdp')
     tap.ok(len(pids) >= 2, 'maintenance and source worker run', pids)
+    # the floor of the clock is kept once after the last batch: from then on nothing is to be written
+    tap.wait_for(lambda: server.value('SELECT clock_floor >= (SELECT max(known_at) FROM cdp_data.event) FROM cdp_data.instance'),
+                 'the floor of the clock is kept')
     server.rows('CHECKPOINT')
     before, wal = cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
     time.sleep(IDLE_SECONDS)                                # the span that is measured
