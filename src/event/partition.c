@@ -69,7 +69,7 @@ cdp_partition_maintain(void)
 	}
 	PG_CATCH();
 	{
-		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE && geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED)
 			PG_RE_THROW();
 		AbortCurrentTransaction();
 		FlushErrorState();
