@@ -31,8 +31,6 @@
  */
 #include "cdp.h"
 
-#include <malloc.h>
-
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
@@ -50,8 +48,6 @@
 
 #include "stats.h"
 #include "worker.h"
-
-#define KEEP_BYTES (64 * 1024 * 1024)	/* freed memory that stays with the process */
 
 #define PACE_MS 10				/* between the starts of two batches */
 #define RETRY_FIRST_MS 50		/* after a lost lock; doubled up to */
@@ -649,20 +645,9 @@ run(void)
 	loop();
 }
 
-/* batch after batch needs the same memory: giving it back to the system each time costs page faults */
-static void
-keep_memory(void)
-{
-#ifdef __GLIBC__
-	mallopt(M_MMAP_THRESHOLD, KEEP_BYTES);
-	mallopt(M_TRIM_THRESHOLD, KEEP_BYTES);
-#endif
-}
-
 void
 cdp_source_main(Datum arg)
 {
-	keep_memory();
 	w.slot = cdp_slot_attach(arg);
 	w.cxt = AllocSetContextCreate(TopMemoryContext, "cdp source", ALLOCSET_DEFAULT_SIZES);
 	batch_cxt = AllocSetContextCreate(TopMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);
