@@ -24,6 +24,7 @@ listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
+log.retention.ms=-1
 log.dirs={directory}/kafka
 offsets.topic.replication.factor=1
 transaction.state.log.replication.factor=1
