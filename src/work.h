@@ -110,6 +110,7 @@ extern bool cdp_hinted(const CdpHints *hints, int64 fragment_id);
 
 extern CdpFragment *cdp_work_fragment(CdpWork *w, int64 fragment_id);	/* NULL: not locked */
 extern CdpFragment *cdp_work_add_fragment(CdpWork *w, int64 fragment_id);
+extern CdpFragment *cdp_work_create_fragment(CdpWork *w);	/* a new one, written with the attempt */
 extern int64 cdp_new_fragment_id(void);
 
 /* event/seen.c: drop duplicates, find conflicts and moves; later remember what was stored */

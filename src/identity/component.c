@@ -474,15 +474,6 @@ keeper(const Component *c, int from, int to)
 	return best < 0 ? -1 : c->fold.idents[best].profile;
 }
 
-static CdpFragment *
-own_fragment(Component *c)
-{
-	CdpFragment *f = cdp_work_add_fragment(c->w, cdp_new_fragment_id());
-
-	f->created = f->stable = f->changed = true;
-	return f;
-}
-
 static void
 split_fragments(Component *c, CdpFragment ***all, int *nall)
 {
@@ -502,7 +493,7 @@ split_fragments(Component *c, CdpFragment ***all, int *nall)
 
 			if (c->fold.idents[i].profile < 0 || c->fold.idents[i].profile == keep)
 				continue;
-			f = own_fragment(c);
+			f = cdp_work_create_fragment(c->w);
 			(*all)[(*nall)++] = f;
 			c->members[i].new_fragment_id = f->fragment_id;
 			c->members[i].moved = true;

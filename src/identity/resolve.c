@@ -151,8 +151,8 @@ cdp_work_add_fragment(CdpWork *w, int64 fragment_id)
 	return entry->fragment;
 }
 
-static CdpFragment *
-create_fragment(CdpWork *w)
+CdpFragment *
+cdp_work_create_fragment(CdpWork *w)
 {
 	CdpFragment *f = cdp_work_add_fragment(w, cdp_new_fragment_id());
 
@@ -672,7 +672,7 @@ choose_home(CdpWork *w, CdpGroup *g)
 		if (g->idents[i]->known && (g->home == 0 || g->idents[i]->fragment_id < g->home))
 			g->home = g->idents[i]->fragment_id;
 	if (g->home == 0)
-		g->home = create_fragment(w)->fragment_id;
+		g->home = cdp_work_create_fragment(w)->fragment_id;
 }
 
 static void
