@@ -32,8 +32,9 @@ void		_PG_init(void);
 
 #define KB_PER_MB 1024
 
-int			cdp_batch_rows = 10000;
+int			cdp_batch_rows = 20000;
 int			cdp_batch_bytes = 16 * KB_PER_MB;
+int			cdp_recent_memory = 32 * KB_PER_MB;
 int			cdp_max_message_kb = 1 * KB_PER_MB;
 int			cdp_parked_limit_mb = 1024;
 int			cdp_store_path = CDP_STORE_DIRECT;
@@ -128,11 +129,16 @@ define_limits(void)
 {
 	DefineCustomIntVariable("cdp.batch_rows",
 							"Messages that are applied together at the most.",
-							NULL, &cdp_batch_rows, 10000, 1, 100000,
+							NULL, &cdp_batch_rows, 20000, 1, 100000,
 							PGC_SUSET, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("cdp.batch_bytes",
 							"Bytes of messages that are applied together at the most.",
 							NULL, &cdp_batch_bytes, 16 * KB_PER_MB, 64, 256 * KB_PER_MB,
+							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable("cdp.recent_memory",
+							"Memory in which a source worker remembers the people it met last.",
+							"A worker reads it when it starts.",
+							&cdp_recent_memory, 32 * KB_PER_MB, 0, 1024 * KB_PER_MB,
 							PGC_SUSET, GUC_UNIT_KB, NULL, NULL, NULL);
 	DefineCustomIntVariable("cdp.max_message_size",
 							"Longer messages go to quarantine.",

@@ -37,6 +37,7 @@
 #include "clock.h"
 #include "event/quarantine.h"
 #include "identity/held.h"
+#include "identity/recent.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -131,6 +132,7 @@ attempt(CdpWork *w, CdpHints *hints)
 	cdp_stage_stop(CDP_STAGE_STORE, t, w->nevents);
 	t = cdp_stage_start();
 	fold(w);
+	cdp_recent_remember(w);
 	cdp_stage_stop(CDP_STAGE_FOLD, t, w->nevents);
 	for (int i = 0; i < w->nevents; i++)
 		w->events[i]->outcome = CDP_OUT_STORED;

@@ -13,7 +13,8 @@
  *
  * Inserts are buffered and written with table_multi_insert, then indexed.  A
  * duplicate key raises unique_violation: the engine looked first, so that this
- * is a race with another batch, and the batch is tried again.
+ * is a race with another batch, and the batch is tried again.  Tuples are formed
+ * here, once: of a virtual slot the heap makes a copy first.
  */
 #include "postgres.h"
 
@@ -84,6 +85,8 @@ cdp_rel_open(Oid relid)
 	ExecOpenIndices(r->rri, false);
 	r->row = table_slot_create(r->rel, NULL);
 	r->fresh = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
+	r->image = MakeSingleTupleTableSlot(r->desc, &TTSOpsHeapTuple);
+	r->tuples = AllocSetContextCreate(r->cxt, "cdp rows", ALLOCSET_DEFAULT_SIZES);
 	return r;
 }
 
@@ -110,10 +113,12 @@ cdp_rel_close(CdpRel *r)
 		ExecDropSingleTupleTableSlot(r->buffer[i]);
 	ExecDropSingleTupleTableSlot(r->row);
 	ExecDropSingleTupleTableSlot(r->fresh);
+	ExecDropSingleTupleTableSlot(r->image);
 	ExecCloseIndices(r->rri);
 	FreeExecutorState(r->estate);
 	index_close(r->index, NoLock);
 	table_close(r->rel, NoLock);
+	MemoryContextDelete(r->tuples);
 }
 
 /* ---------------------------------------------------------------- looking */
@@ -170,6 +175,31 @@ cdp_rel_next(CdpRel *r)
 	return index_getnext_slot(r->scan, ForwardScanDirection, r->row);
 }
 
+/* is this the key of r->row? key columns are passed by value, or not compared here */
+static bool
+has_key(CdpRel *r, const Datum *key, int nkeys)
+{
+	for (int i = 0; i < nkeys; i++)
+	{
+		AttrNumber	column = r->index->rd_index->indkey.values[i];
+		bool		isnull;
+
+		if (slot_getattr(r->row, column, &isnull) != key[i] || isnull)
+			return false;
+	}
+	return true;
+}
+
+bool
+cdp_rel_find_at(CdpRel *r, const Datum *key, int nkeys, ItemPointer tid)
+{
+	Assert(r->snapshot && nkeys == r->nkeys);
+	if (ItemPointerIsValid(tid) && table_tuple_fetch_row_version(r->rel, tid, r->snapshot, r->row) &&
+		has_key(r, key, nkeys))
+		return true;
+	return cdp_rel_find(r, key, nkeys);
+}
+
 /* one look with a dirty snapshot; *wait is set when somebody has to end first */
 static bool
 find_dirty(CdpRel *r, ScanKey keys, int nkeys, TransactionId *wait)
@@ -219,6 +249,45 @@ cdp_rel_is_arriving(CdpRel *r, const Datum *key, int nkeys)
 	return find_dirty(r, keys, nkeys, &wait) && TransactionIdIsValid(wait);
 }
 
+/* ---------------------------------------------------------------- forming tuples */
+
+/* the values of r->fresh, as a tuple that the slot owns */
+static void
+form_tuple(CdpRel *r, TupleTableSlot *slot)
+{
+	ExecStoreHeapTuple(heap_form_tuple(r->desc, r->fresh->tts_values, r->fresh->tts_isnull), slot, true);
+	slot->tts_tableOid = RelationGetRelid(r->rel);
+}
+
+/* the row that was being filled is one of the gathered */
+static void
+gather(CdpRel *r)
+{
+	MemoryContext old;
+
+	if (!r->filling)
+		return;
+	r->filling = false;
+	old = MemoryContextSwitchTo(r->cxt);
+	if (r->buffer == NULL)
+		r->buffer = palloc(CDP_REL_BUFFER * sizeof(TupleTableSlot *));
+	if (r->nbuffered == r->nslots)
+		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(r->desc, &TTSOpsHeapTuple);
+	MemoryContextSwitchTo(r->tuples);
+	form_tuple(r, r->buffer[r->nbuffered++]);
+	MemoryContextSwitchTo(old);
+}
+
+/* r->fresh, empty */
+static TupleTableSlot *
+begin_row(CdpRel *r)
+{
+	gather(r);
+	ExecClearTuple(r->fresh);
+	memset(r->fresh->tts_isnull, false, r->desc->natts * sizeof(bool));
+	return r->fresh;
+}
+
 /* ---------------------------------------------------------------- locking and updating */
 
 bool
@@ -245,13 +314,18 @@ cdp_rel_lock(CdpRel *r)
 TupleTableSlot *
 cdp_rel_edit(CdpRel *r)
 {
-	int			natts = RelationGetDescr(r->rel)->natts;
+	TupleTableSlot *fresh = begin_row(r);
 
 	slot_getallattrs(r->row);
-	ExecClearTuple(r->fresh);
-	memcpy(r->fresh->tts_values, r->row->tts_values, natts * sizeof(Datum));
-	memcpy(r->fresh->tts_isnull, r->row->tts_isnull, natts * sizeof(bool));
-	return r->fresh;
+	memcpy(fresh->tts_values, r->row->tts_values, r->desc->natts * sizeof(Datum));
+	memcpy(fresh->tts_isnull, r->row->tts_isnull, r->desc->natts * sizeof(bool));
+	return fresh;
+}
+
+TupleTableSlot *
+cdp_rel_replace(CdpRel *r)
+{
+	return begin_row(r);
 }
 
 static void
@@ -268,12 +342,12 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 	bool		update_indexes;
 	ItemPointerData old = *tid;
 
-	ExecStoreVirtualTuple(r->fresh);
-	r->fresh->tts_tableOid = RelationGetRelid(r->rel);
-	simple_table_tuple_update(r->rel, &old, r->fresh, r->snapshot ? r->snapshot : SnapshotAny, &update_indexes);
+	form_tuple(r, r->image);
+	simple_table_tuple_update(r->rel, &old, r->image, r->snapshot ? r->snapshot : SnapshotAny, &update_indexes);
 	if (update_indexes)
-		insert_index_tuples(r, r->fresh, true);
-	ExecClearTuple(r->fresh);
+		insert_index_tuples(r, r->image, true);
+	*tid = r->image->tts_tid;
+	ExecClearTuple(r->image);
 }
 
 /* ---------------------------------------------------------------- inserting */
@@ -281,43 +355,30 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 TupleTableSlot *
 cdp_rel_new(CdpRel *r)
 {
-	MemoryContext old;
-	TupleTableSlot *slot;
+	TupleTableSlot *fresh = begin_row(r);
 
 	if (r->nbuffered == CDP_REL_BUFFER)
 		cdp_rel_flush(r);
-	old = MemoryContextSwitchTo(r->cxt);
-	if (r->buffer == NULL)
-		r->buffer = palloc(CDP_REL_BUFFER * sizeof(TupleTableSlot *));
-	if (r->nbuffered == r->nslots)
-		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
-	MemoryContextSwitchTo(old);
-	slot = r->buffer[r->nbuffered++];
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, false, RelationGetDescr(r->rel)->natts * sizeof(bool));
-	return slot;
+	r->filling = true;
+	return fresh;
 }
 
 void
 cdp_rel_flush(CdpRel *r)
 {
-	MemoryContext scratch,
-				old;
+	MemoryContext old;
 
+	gather(r);
 	if (r->nbuffered == 0)
 		return;
-	scratch = AllocSetContextCreate(CurrentMemoryContext, "cdp insert", ALLOCSET_DEFAULT_SIZES);
-	old = MemoryContextSwitchTo(scratch);
-	for (int i = 0; i < r->nbuffered; i++)
-	{
-		ExecStoreVirtualTuple(r->buffer[i]);
-		r->buffer[i]->tts_tableOid = RelationGetRelid(r->rel);
-	}
+	old = MemoryContextSwitchTo(r->tuples);
 	table_multi_insert(r->rel, r->buffer, r->nbuffered, GetCurrentCommandId(true), 0, NULL);
 	if (r->rri->ri_NumIndices > 0)
 		for (int i = 0; i < r->nbuffered; i++)
 			insert_index_tuples(r, r->buffer[i], false);
+	for (int i = 0; i < r->nbuffered; i++)
+		ExecClearTuple(r->buffer[i]);
 	r->nbuffered = 0;
 	MemoryContextSwitchTo(old);
-	MemoryContextDelete(scratch);
+	MemoryContextReset(r->tuples);
 }

@@ -32,8 +32,11 @@ typedef struct CdpRel
 	SnapshotData dirty;			/* of the scan that sees what others have not committed */
 	IndexScanDesc dirty_scan;
 	TupleTableSlot *row;		/* last row found */
-	TupleTableSlot *fresh;		/* for updates */
-	TupleTableSlot **buffer;
+	TupleTableSlot *fresh;		/* values of the next row to insert or to replace another */
+	bool		filling;		/* fresh is a row to insert */
+	MemoryContext tuples;		/* of the rows gathered */
+	TupleTableSlot *image;		/* formed tuple of an update */
+	TupleTableSlot **buffer;	/* formed tuples */
 	int			nbuffered,
 				nslots;
 } CdpRel;
@@ -45,6 +48,9 @@ extern void cdp_rel_close(CdpRel *r);
 extern void cdp_rel_look(CdpRel *r, Snapshot snapshot);
 extern bool cdp_rel_find(CdpRel *r, const Datum *key, int nkeys);
 extern bool cdp_rel_next(CdpRel *r);
+
+/* the same by the whole key, for who remembers where the row was: it may have moved */
+extern bool cdp_rel_find_at(CdpRel *r, const Datum *key, int nkeys, ItemPointer tid);
 
 /*
  * Find a row as it will be: waits for whoever is inserting or deleting that
@@ -58,11 +64,16 @@ extern bool cdp_rel_is_arriving(CdpRel *r, const Datum *key, int nkeys);
 /* lock the row in r->row; r->row becomes its newest version; false: it is gone */
 extern bool cdp_rel_lock(CdpRel *r);
 
-/* the row in r->row is replaced by r->fresh, which cdp_rel_edit fills with its values */
+/* a row that will be written in place of r->row (it has its values) or of the one at tid (none); then update */
 extern TupleTableSlot *cdp_rel_edit(CdpRel *r);
+extern TupleTableSlot *cdp_rel_replace(CdpRel *r);
+/* tid: of the row that is replaced; becomes where the new one is */
 extern void cdp_rel_update(CdpRel *r, ItemPointer tid);
 
-/* the next row to insert: fill tts_values and tts_isnull; written by flush, close or when the buffer is full */
+/*
+ * The next row to insert: fill tts_values and tts_isnull before anything else
+ * is asked of the table.  Written by flush, close or when the buffer is full.
+ */
 extern TupleTableSlot *cdp_rel_new(CdpRel *r);
 extern void cdp_rel_flush(CdpRel *r);
 

@@ -34,6 +34,8 @@ typedef struct CdpFragment
 	bool		stable;			/* locked version is the one that our first snapshot saw */
 	bool		changed;
 	bool		recompute;		/* computed again from its events, once all are stored */
+	bool		rearranged;		/* its identifiers may have gone elsewhere */
+	uint32		era;			/* of what is remembered of it and holds (identity/recent.c); 0: nothing */
 	struct CdpEvent **declared; /* events of the batch that declare traits */
 	int			ndeclared,
 				maxdeclared;

@@ -135,9 +135,9 @@ ask(CdpWork *w, CdpEvent *ev, CdpLeaf *leaf, Found found)
 		found(w, ev, leaf);
 }
 
-/* events that are still pending, belong to other leaves, and whose key the filter, if it is to be used, does not exclude */
+/* events that are still pending, may lie in the leaf, and whose key the filter, if it is to be used, does not exclude */
 static int
-suspects(CdpWork *w, const CdpLeaf *leaf, bool use_filter, CdpEvent **suspect)
+suspects(CdpWork *w, const CdpLeaf *leaf, bool at_home, bool use_filter, CdpEvent **suspect)
 {
 	int			n = 0;
 
@@ -145,16 +145,16 @@ suspects(CdpWork *w, const CdpLeaf *leaf, bool use_filter, CdpEvent **suspect)
 	{
 		CdpEvent   *ev = w->events[i];
 
-		if (ev->outcome == CDP_OUT_PENDING && !cdp_leaf_holds(leaf, ev->stamp) &&
+		if (ev->outcome == CDP_OUT_PENDING && (at_home || !cdp_leaf_holds(leaf, ev->stamp)) &&
 			!(use_filter && cdp_filter_lacks(&leaf->filter, ev->seen_key)))
 			suspect[n++] = ev;
 	}
 	return n;
 }
 
-/* Asks every leaf for the events that do not belong to it. */
+/* Asks every leaf for the events; at_home: for those that belong to it, too. */
 static void
-ask_elsewhere(CdpWork *w, Found found)
+ask_all(CdpWork *w, bool at_home, Found found)
 {
 	CdpEvent  **suspect = palloc(Max(w->nevents, 1) * sizeof(CdpEvent *));
 
@@ -162,10 +162,10 @@ ask_elsewhere(CdpWork *w, Found found)
 	{
 		CdpLeaf    *leaf = &w->seen->leaf[l];
 		bool		use_filter = leaf->filter.ready;
-		int			n = suspects(w, leaf, use_filter, suspect);
+		int			n = suspects(w, leaf, at_home, use_filter, suspect);
 
 		if (use_filter && !cdp_filter_stands(&leaf->filter))
-			n = suspects(w, leaf, false, suspect);
+			n = suspects(w, leaf, at_home, false, suspect);
 		if (n == 0 || cdp_leaf_is_empty(w->seen, leaf))
 			continue;
 		for (int i = 0; i < n; i++)
@@ -219,9 +219,7 @@ cdp_seen_check(CdpWork *w)
 	w->moves = palloc(w->nevents * sizeof(CdpEvent *));
 	w->seen = cdp_leaves_open(cdp_table(CDP_T_MESSAGE_SEEN));
 	cdp_filter_find(w->seen);
-	for (int i = 0; i < w->nevents; i++)
-		ask(w, w->events[i], cdp_leaf_of(w->seen, w->events[i]->stamp), judge);
-	ask_elsewhere(w, judge);
+	ask_all(w, true, judge);
 	for (int i = 0; i < w->nevents; i++)
 		if (w->events[i]->outcome == CDP_OUT_PENDING)
 			w->events[kept++] = w->events[i];
@@ -271,7 +269,7 @@ cdp_seen_store(CdpWork *w)
 		row->tts_values[SEEN_WORKSPACE] = Int32GetDatum(w->workspace_id);
 	}
 	write_rows(w->seen);
-	ask_elsewhere(w, another_was_first);
+	ask_all(w, false, another_was_first);
 	cdp_leaves_close(w->seen);
 	w->seen = NULL;
 }

@@ -9,7 +9,8 @@
  *
  * A link is written when it is new, when an earlier event presented it, or
  * when the day of its last evidence changes; the same for an identifier that
- * was presented alone.  All of it happens under the profile locks.
+ * was presented alone.  All of it happens under the profile locks, and the
+ * guard of a row that is written is written, too (identity/recent.c).
  */
 #include "postgres.h"
 
@@ -217,6 +218,24 @@ link_weight(const CdpLink *link)
 	return weight;
 }
 
+/* the fragment of the identifier whose row, or whose link's, is written */
+static void
+write_guard(CdpWork *w, const CdpIdent *id)
+{
+	cdp_work_fragment(w, id->fragment_id)->changed = true;
+}
+
+static void
+note_stored(CdpLink *link, ItemPointer tid)
+{
+	if (!link->known || cdp_moment_cmp(&link->first, &link->stored_first) < 0)
+		link->stored_first = link->first;
+	if (!link->known || link->last_at > link->stored_last)
+		link->stored_last = link->last_at;
+	if (tid)
+		link->tid = *tid;
+}
+
 static void
 insert_link(CdpWork *w, CdpLink *link)
 {
@@ -234,6 +253,7 @@ insert_link(CdpWork *w, CdpLink *link)
 	v[LINK_FIRST_EVENT] = Int64GetDatum(link->first_event->event_id);
 	v[LINK_FIRST_MESSAGE] = cdp_text(link->first.message_id);
 	v[LINK_MEMBERS] = members_array(link);
+	note_stored(link, NULL);
 }
 
 /* an earlier first, or another day of the last evidence? */
@@ -251,7 +271,7 @@ update_link(CdpWork *w, CdpLink *link)
 	Int32GetDatum(w->batch->source->id), CharGetDatum(link->kind)};
 	TupleTableSlot *row;
 
-	if (!cdp_rel_find(w->link, key, 4))
+	if (!cdp_rel_find_at(w->link, key, 4, &link->tid))
 		elog(ERROR, "a link of a locked component is gone");
 	row = cdp_rel_edit(w->link);
 	if (cdp_moment_cmp(&link->first, &link->stored_first) < 0)
@@ -263,6 +283,7 @@ update_link(CdpWork *w, CdpLink *link)
 	if (link->last_at > link->stored_last)
 		row->tts_values[LINK_LAST_AT] = TimestampTzGetDatum(link->last_at);
 	cdp_rel_update(w->link, &w->link->row->tts_tid);
+	note_stored(link, &w->link->row->tts_tid);
 }
 
 /* ---------------------------------------------------------------- identifiers */
@@ -280,7 +301,7 @@ update_identifier(CdpWork *w, CdpIdent *id)
 	Datum		key = Int64GetDatum(id->hash);
 	TupleTableSlot *row;
 
-	if (!cdp_rel_find(w->identifier, &key, 1))
+	if (!cdp_rel_find_at(w->identifier, &key, 1, &id->tid))
 		elog(ERROR, "an identifier of a locked fragment is gone");
 	row = cdp_rel_edit(w->identifier);
 	if (cdp_moment_cmp(&id->alone, &id->stored_alone) < 0)
@@ -288,10 +309,14 @@ update_identifier(CdpWork *w, CdpIdent *id)
 		row->tts_values[IDENTIFIER_ALONE_AT] = TimestampTzGetDatum(id->alone.at);
 		row->tts_values[IDENTIFIER_ALONE_MESSAGE] = cdp_text(id->alone.message_id);
 		row->tts_isnull[IDENTIFIER_ALONE_AT] = row->tts_isnull[IDENTIFIER_ALONE_MESSAGE] = false;
+		id->stored_alone = id->alone;
 	}
-	row->tts_values[IDENTIFIER_FIRST_DAY] = DateADTGetDatum(Min(cdp_day_of(id->first_at), id->stored_first_day));
-	row->tts_values[IDENTIFIER_LAST_DAY] = DateADTGetDatum(Max(cdp_day_of(id->last_at), id->stored_last_day));
+	id->stored_first_day = Min(cdp_day_of(id->first_at), id->stored_first_day);
+	id->stored_last_day = Max(cdp_day_of(id->last_at), id->stored_last_day);
+	row->tts_values[IDENTIFIER_FIRST_DAY] = DateADTGetDatum(id->stored_first_day);
+	row->tts_values[IDENTIFIER_LAST_DAY] = DateADTGetDatum(id->stored_last_day);
 	cdp_rel_update(w->identifier, &w->identifier->row->tts_tid);
+	id->tid = w->identifier->row->tts_tid;
 }
 
 void
@@ -301,16 +326,22 @@ cdp_store_links(CdpWork *w)
 	cdp_rel_look(w->link, GetLatestSnapshot());
 	for (int i = 0; i < w->nlinks; i++)
 	{
-		if (!w->links[i]->known)
-			insert_link(w, w->links[i]);
-		else if (link_tells_more(w->links[i]))
+		if (w->links[i]->known && !link_tells_more(w->links[i]))
+			continue;
+		write_guard(w, w->links[i]->members[0]);
+		if (w->links[i]->known)
 			update_link(w, w->links[i]);
+		else
+			insert_link(w, w->links[i]);
 	}
 	cdp_rel_flush(w->link);
 	cdp_rel_look(w->identifier, GetLatestSnapshot());
 	for (int i = 0; i < w->nidents; i++)
 		if (w->idents[i]->known && identifier_tells_more(w->idents[i]))
+		{
+			write_guard(w, w->idents[i]);
 			update_identifier(w, w->idents[i]);
+		}
 }
 
 /* ---------------------------------------------------------------- moves */

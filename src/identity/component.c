@@ -672,6 +672,8 @@ apply_fold(Component *c, const HashIndex *map)
 	}
 	attribute_links(c, map);
 	rewrite_all(c);
+	for (int i = 0; i < nall; i++)
+		all[i]->rearranged = true;
 }
 
 /* ---------------------------------------------------------------- the components of a batch */

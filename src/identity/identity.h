@@ -7,6 +7,8 @@
 #include "engine.h"
 #include "fold.h"
 
+#include "storage/itemptr.h"
+
 /* ---------------------------------------------------------------- normalise.c */
 
 /* of the tables in normalise.c: another version makes other identifiers of the same bytes */
@@ -37,6 +39,7 @@ struct CdpIdent
 	bool		known;			/* has a row */
 	char		state;			/* of the row: 'l'ive, 's'hared, 'd'emoted */
 	char		stored_state;
+	ItemPointerData tid;		/* of the row when it was read */
 	int64		fragment_id;	/* 0: none yet */
 	int64		stored_fragment_id;
 	CdpMoment	alone;			/* least of the batch */
@@ -61,6 +64,7 @@ struct CdpLink
 	TimestampTz last_at;
 	CdpEvent   *first_event;
 	bool		known;			/* this source has presented it before */
+	ItemPointerData tid;		/* of the row when it was read */
 	CdpMoment	stored_first;
 	TimestampTz stored_last;
 	CdpIdent   *attributed;		/* whose events they are; NULL: nobody's */

@@ -4,14 +4,15 @@
  * The protocol (specs/correctness.md Z.4, READ COMMITTED):
  *
  *	1. look every identifier up, in hash order, with one snapshot S1; a key
- *	   that another transaction is inserting is waited for;
+ *	   that another transaction is inserting is waited for.  What a worker
+ *	   remembers (recent.c) it need not look up;
  *	2. group what the batch ties together.  A group of one fragment that
  *	   brings nothing new cannot change who is who: only that row is locked.
  *	   Of any other group the whole component is found and locked;
  *	3. insert the missing identifiers, in hash order;
  *	4. lock the profile rows, in id order;
- *	5. a row whose locked version S1 could not see was changed meanwhile: its
- *	   identifiers are read again, and when they moved the attempt ends
+ *	5. a row whose locked version S1 could not see, or is not the one that is
+ *	   remembered, was changed meanwhile: its identifiers are read again, and when they moved the attempt ends
  *	   (CDP_TRY_AGAIN) and starts afresh.  Whoever changes a component rewrites
  *	   every fragment row of it, so that an unchanged row means an unchanged
  *	   component;
@@ -42,6 +43,7 @@
 #include "utils/timestamp.h"
 
 #include "identity/columns.h"
+#include "identity/recent.h"
 #include "profile/columns.h"
 #include "spi.h"
 #include "work.h"
@@ -178,6 +180,7 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev)
 	{
 		id->attempt = w->attempt;
 		id->known = false;
+		ItemPointerSetInvalid(&id->tid);
 		id->state = id->stored_state = 'l';
 		id->fragment_id = id->stored_fragment_id = 0;
 		id->alone.at = id->stored_alone.at = CDP_NO_TIME;
@@ -197,6 +200,7 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 	{
 		link->attempt = w->attempt;
 		link->known = false;
+		ItemPointerSetInvalid(&link->tid);
 		link->first.at = link->stored_first.at = CDP_NO_TIME;
 		link->last_at = ev->evidence_at;
 		link->attributed = link->members[0];
@@ -275,6 +279,7 @@ take_row(CdpWork *w, CdpIdent *id)
 
 	slot_getallattrs(row);
 	id->known = true;
+	id->tid = row->tts_tid;
 	id->fragment_id = id->stored_fragment_id = DatumGetInt64(row->tts_values[IDENTIFIER_FRAGMENT]);
 	id->state = id->stored_state = DatumGetChar(row->tts_values[IDENTIFIER_STATE]);
 	id->stored_first_day = DatumGetDateADT(row->tts_values[IDENTIFIER_FIRST_DAY]);
@@ -318,6 +323,8 @@ look_up(CdpWork *w)
 		CdpIdent   *id = w->idents[i];
 		Datum		key = Int64GetDatum(id->hash);
 
+		if (cdp_recent_identifier(id))
+			continue;
 		if (cdp_rel_find(w->identifier, &key, 1) || cdp_rel_find_settled(w->identifier, &key, 1))
 			take_row(w, id);
 		collision |= id->fragment_id == -1;
@@ -739,6 +746,9 @@ insert_missing(CdpWork *w)
 		if (id->known)
 			continue;
 		id->fragment_id = w->groups[w->group_of[i]].home;
+		id->stored_alone = id->alone;
+		id->stored_first_day = cdp_day_of(id->first_at);
+		id->stored_last_day = cdp_day_of(id->last_at);
 		fill_identifier(w, id, cdp_rel_new(w->identifier));
 	}
 	cdp_rel_flush(w->identifier);
@@ -755,16 +765,16 @@ fragment_by_id(const void *pa, const void *pb)
 	return (a > b) - (a < b);
 }
 
-/* could the snapshot see the version that is in the slot? */
+/* is the version that is in the slot the one that the first look saw, and of which we may remember things? */
 static bool
-seen_by(CdpWork *w, TupleTableSlot *row)
+is_stable(CdpWork *w, CdpFragment *f, TupleTableSlot *row)
 {
-	HeapTuple	tuple = ((HeapTupleTableSlot *) row)->tuple;
-	TransactionId xmin = HeapTupleHeaderGetXmin(tuple->t_data);
+	HeapTupleHeader tuple = ((HeapTupleTableSlot *) row)->tuple->t_data;
 
-	if (TransactionIdPrecedes(xmin, w->snapshot->xmin))
-		return true;
-	return table_tuple_satisfies_snapshot(w->profile->rel, row, w->snapshot);
+	if (!cdp_recent_confirm(f, HeapTupleHeaderGetRawXmin(tuple)))
+		return false;
+	return TransactionIdPrecedes(HeapTupleHeaderGetXmin(tuple), w->snapshot->xmin) ||
+		table_tuple_satisfies_snapshot(w->profile->rel, row, w->snapshot);
 }
 
 static void
@@ -775,7 +785,7 @@ take_profile(CdpWork *w, CdpFragment *f)
 
 	slot_getallattrs(row);
 	f->tid = row->tts_tid;
-	f->stable = seen_by(w, row);
+	f->stable = is_stable(w, f, row);
 	f->profile_id = DatumGetInt64(v[PROFILE_ID]);
 	f->contest_id = DatumGetInt64(v[PROFILE_CONTEST]);
 	f->event_count = DatumGetInt64(v[PROFILE_EVENT_COUNT]);
@@ -795,11 +805,15 @@ lock_fragments(CdpWork *w)
 	{
 		CdpFragment *f = w->fragments[i];
 		Datum		key = Int64GetDatum(f->fragment_id);
+		ItemPointerData tid = cdp_recent_place(f->fragment_id);
 
 		if (f->created)
 			continue;
-		if (!cdp_rel_find(w->profile, &key, 1) || !cdp_rel_lock(w->profile))
+		if (!cdp_rel_find_at(w->profile, &key, 1, &tid) || !cdp_rel_lock(w->profile))
+		{
+			cdp_recent_forget(f->fragment_id);
 			return false;
+		}
 		take_profile(w, f);
 	}
 	return true;
@@ -872,11 +886,14 @@ look_up_links(CdpWork *w)
 		Int32GetDatum(w->batch->source->id), CharGetDatum(link->kind)};
 		text	   *t;
 
-		if (!link->members[0]->known || !cdp_rel_find(w->link, key, 4))
+		if (!link->members[0]->known ||
+			cdp_recent_link(cdp_work_fragment(w, link->members[0]->fragment_id), link, w->batch->source->id) ||
+			!cdp_rel_find(w->link, key, 4))
 			continue;
 		slot_getallattrs(w->link->row);
 		t = DatumGetTextPCopy(w->link->row->tts_values[LINK_FIRST_MESSAGE]);
 		link->known = true;
+		link->tid = w->link->row->tts_tid;
 		link->stored_first.at = DatumGetTimestampTz(w->link->row->tts_values[LINK_FIRST_AT]);
 		link->stored_first.message_id = (CdpStr) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
 		link->stored_last = DatumGetTimestampTz(w->link->row->tts_values[LINK_LAST_AT]);

@@ -107,9 +107,7 @@ cdp_store_profiles(CdpWork *w)
 			fill_profile(w, f, cdp_rel_new(w->profile)->tts_values);
 		else if (f->changed)
 		{
-			ExecClearTuple(w->profile->fresh);
-			memset(w->profile->fresh->tts_isnull, false, (PROFILE_WORKSPACE + 1) * sizeof(bool));
-			fill_profile(w, f, w->profile->fresh->tts_values);
+			fill_profile(w, f, cdp_rel_replace(w->profile)->tts_values);
 			cdp_rel_update(w->profile, &f->tid);
 		}
 	}

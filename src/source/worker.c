@@ -46,6 +46,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "identity/recent.h"
 #include "stats.h"
 #include "worker.h"
 
@@ -640,6 +641,7 @@ run(void)
 {
 	if (!load_source())
 		cdp_slot_end();
+	cdp_recent_start((Size) cdp_recent_memory * 1024);
 	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
 	open_consumer();
 	loop();

@@ -2,6 +2,7 @@
 import datetime
 import os
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 import broker    # noqa: E402
@@ -47,10 +48,26 @@ class World:
         producer.flush()
 
 
+def horizon_while_waiting(world, statement, what, expected):
+    """Does a session that waits hold back the removal of dead rows?"""
+    session = world.server.connect()
+    waiting = threading.Thread(target=session.execute, args=(statement,))
+    waiting.start()
+    held = tap.wait_for(lambda: world.server.rows(
+        "SELECT backend_xmin IS NOT NULL FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Extension'",
+        session.info.backend_pid), f'session that waits: {what}')
+    tap.same(held, [(expected,)], what)
+    waiting.join()
+    session.close()
+
+
 def topic_created_later(world):
     """A source may be made before its topic."""
     world.source('later')
     tap.ok(not world.server.value("SELECT cdp.wait_for_source('later', '2 s')"), 'an absent topic means waiting, then false')
+    horizon_while_waiting(world, "SELECT cdp.wait_for_source('later', '3 s')", 'waiting alone holds no snapshot', False)
+    horizon_while_waiting(world, "SELECT cdp.wait_for_source('later', '3 s'), (SELECT count(*) FROM cdp.event)",
+                          'with more to read afterwards, it is kept', True)
     world.kafka.create_topic('later', 2)
     world.send('later', ['later-1', 'later-2', 'later-3'])
     world.caught_up('later', 'the topic is consumed when it has been created')

@@ -1,0 +1,326 @@
+/*
+ * recent.c: what a source worker remembers of the people it met last.
+ *
+ * Most events are of people whose identifiers and links the worker has read or
+ * written a moment ago.  It keeps what those rows said, and where they are, in
+ * three tables of fixed size in its own memory, and need not look them up.
+ *
+ * What holds it together: whoever changes or deletes a row of identifier, or of
+ * link, rewrites or deletes the profile row of its guard in the same
+ * transaction, under its lock.  The guard of an identifier is its fragment, that
+ * of a link the fragment of its strongest member.  So once the guard is locked,
+ * and its version is still the one that we wrote (its xmin is the subtransaction
+ * of that attempt), all that we remember of it is what the tables say.  Else
+ * nothing is, the guard is forgotten, and resolve.c reads again.
+ *
+ * Entries are not taken back when a transaction aborts: they hold under an xmin
+ * that no visible row will ever have.  Each entry belongs to an era of its
+ * guard: a new one begins when the guard is remembered anew, so that an entry
+ * from before an interruption is not believed again.
+ *
+ * A set has WAYS entries; the one that was used longest ago makes room.  Where
+ * a row is (tid) is a hint that is checked by whoever follows it.  Only source
+ * workers remember: what a session saved would not be worth its memory.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "utils/memutils.h"
+
+#include "identity/recent.h"
+
+#define WAYS 4					/* entries that a key may be in */
+#define LONGEST_MEMORY (UINT64CONST(1) << 30)	/* transactions until all is forgotten, before an xid can return */
+
+typedef struct Head
+{
+	int64		key;
+	uint32		era;			/* 0: empty */
+	uint32		used;			/* number of the batch that used it last */
+} Head;
+
+typedef struct FragmentEntry
+{
+	Head		head;
+	TransactionId xmin;
+	ItemPointerData tid;
+} FragmentEntry;
+
+typedef struct IdentifierEntry
+{
+	Head		head;
+	int64		fragment_id;
+	TimestampTz alone_at;
+	int32		check;
+	int32		first_day,
+				last_day;
+	ItemPointerData tid;
+} IdentifierEntry;
+
+typedef struct LinkEntry
+{
+	Head		head;
+	TimestampTz first_at,
+				last_at;
+	int32		source_id;
+	ItemPointerData tid;
+	char		kind;
+} LinkEntry;
+
+typedef struct Table
+{
+	char	   *entries;
+	Size		width;
+	uint32		mask;			/* sets - 1 */
+} Table;
+
+static MemoryContext cxt = NULL;
+static Table fragments = {.width = sizeof(FragmentEntry)};
+static Table identifiers = {.width = sizeof(IdentifierEntry)};
+static Table links = {.width = sizeof(LinkEntry)};
+static uint32 last_era = 0;
+static uint32 now = 0;			/* number of the batch */
+static uint64 remembered_since;	/* full transaction id */
+
+/* ---------------------------------------------------------------- tables of fixed size */
+
+static Head *
+first_of_set(const Table *t, int64 key)
+{
+	uint32		set = (uint32) (((uint64) key * UINT64CONST(0x9E3779B97F4A7C15)) >> 32) & t->mask;
+
+	return (Head *) (t->entries + (Size) set * WAYS * t->width);
+}
+
+static Head *
+next_of_set(const Table *t, Head *h)
+{
+	return (Head *) ((char *) h + t->width);
+}
+
+static void *
+find(const Table *t, int64 key)
+{
+	Head	   *h;
+
+	if (cxt == NULL)
+		return NULL;
+	h = first_of_set(t, key);
+	for (int i = 0; i < WAYS; i++, h = next_of_set(t, h))
+		if (h->key == key && h->era != 0)
+		{
+			h->used = now;
+			return h;
+		}
+	return NULL;
+}
+
+/* the key's entry, or the one that makes room for it */
+static void *
+put(const Table *t, int64 key, uint32 era)
+{
+	Head	   *h = first_of_set(t, key),
+			   *oldest = h;
+
+	for (int i = 0; i < WAYS; i++, h = next_of_set(t, h))
+	{
+		if (h->key == key)
+		{
+			oldest = h;
+			break;
+		}
+		if (oldest->era != 0 && (h->era == 0 || now - h->used > now - oldest->used))
+			oldest = h;
+	}
+	oldest->key = key;
+	oldest->era = era;
+	oldest->used = now;
+	return oldest;
+}
+
+static void
+make_table(Table *t, uint32 entries)
+{
+	t->mask = entries / WAYS - 1;
+	t->entries = MemoryContextAllocExtended(cxt, (Size) entries * t->width, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+}
+
+void
+cdp_recent_start(Size bytes)
+{
+	Size		person = sizeof(FragmentEntry) + 2 * sizeof(IdentifierEntry) + 2 * sizeof(LinkEntry);
+	uint32		people = 64 * WAYS;
+
+	if (bytes < people * person)
+		return;
+	while (2 * people * person <= bytes)
+		people *= 2;
+	cxt = AllocSetContextCreate(TopMemoryContext, "cdp recent people", ALLOCSET_DEFAULT_SIZES);
+	make_table(&fragments, people);
+	make_table(&identifiers, 2 * people);
+	make_table(&links, 2 * people);
+}
+
+/* ---------------------------------------------------------------- recalling */
+
+bool
+cdp_recent_identifier(CdpIdent *id)
+{
+	IdentifierEntry *e = find(&identifiers, id->hash);
+	FragmentEntry *guard = e ? find(&fragments, e->fragment_id) : NULL;
+
+	if (guard == NULL || guard->head.era != e->head.era || e->check != id->check ||
+		(e->alone_at == id->alone.at && e->alone_at != CDP_NO_TIME))
+		return false;			/* the last: message ids decide, and they are not here */
+	id->known = true;
+	id->tid = e->tid;
+	id->fragment_id = id->stored_fragment_id = e->fragment_id;
+	id->state = id->stored_state = 'l';
+	id->stored_alone = (CdpMoment) {e->alone_at, CDP_STR_NONE};
+	id->stored_first_day = e->first_day;
+	id->stored_last_day = e->last_day;
+	return true;
+}
+
+ItemPointerData
+cdp_recent_place(int64 fragment_id)
+{
+	FragmentEntry *e = find(&fragments, fragment_id);
+	ItemPointerData nowhere;
+
+	ItemPointerSetInvalid(&nowhere);
+	return e ? e->tid : nowhere;
+}
+
+bool
+cdp_recent_confirm(CdpFragment *f, TransactionId xmin)
+{
+	FragmentEntry *e = find(&fragments, f->fragment_id);
+
+	if (e == NULL)
+		return true;
+	if (e->xmin == xmin)
+		f->era = e->head.era;
+	else
+		e->head.era = 0;
+	return f->era != 0;
+}
+
+bool
+cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
+{
+	LinkEntry  *e;
+
+	if (guard->era == 0 || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
+		e->source_id != source_id || e->kind != link->kind || e->first_at == link->first.at)
+		return false;
+	link->known = true;
+	link->tid = e->tid;
+	link->stored_first = (CdpMoment) {e->first_at, CDP_STR_NONE};
+	link->stored_last = e->last_at;
+	return true;
+}
+
+/* ---------------------------------------------------------------- remembering */
+
+void
+cdp_recent_forget(int64 fragment_id)
+{
+	FragmentEntry *e = find(&fragments, fragment_id);
+
+	if (e)
+		e->head.era = 0;
+}
+
+/* before its number can be another transaction's */
+static void
+forget_all_in_time(void)
+{
+	uint64		next = U64FromFullTransactionId(ReadNextFullTransactionId());
+
+	if (next - remembered_since < LONGEST_MEMORY)
+		return;
+	remembered_since = next;
+	for (uint32 i = 0; i < (fragments.mask + 1) * WAYS; i++)
+		((FragmentEntry *) fragments.entries)[i].head.era = 0;
+}
+
+/* a fragment whose row this attempt wrote; of what was rearranged, we do not know every row */
+static void
+remember_fragment(CdpFragment *f, TransactionId xmin)
+{
+	FragmentEntry *e;
+
+	if (f->rearranged || f->recompute)
+	{
+		cdp_recent_forget(f->fragment_id);
+		f->era = 0;
+		return;
+	}
+	if (f->era == 0)
+		f->era = ++last_era ? last_era : ++last_era;
+	e = put(&fragments, f->fragment_id, f->era);
+	e->xmin = xmin;
+	e->tid = f->tid;
+}
+
+static uint32
+era_of(CdpWork *w, const CdpIdent *id)
+{
+	CdpFragment *f = cdp_work_fragment(w, id->fragment_id);
+
+	return f ? f->era : 0;
+}
+
+static void
+remember_identifier(CdpWork *w, const CdpIdent *id)
+{
+	uint32		era = era_of(w, id);
+	IdentifierEntry *e;
+
+	if (era == 0 || id->state != 'l')
+		return;
+	e = put(&identifiers, id->hash, era);
+	e->fragment_id = id->fragment_id;
+	e->alone_at = id->stored_alone.at;
+	e->check = id->check;
+	e->first_day = id->stored_first_day;
+	e->last_day = id->stored_last_day;
+	e->tid = id->tid;
+}
+
+static void
+remember_link(CdpWork *w, const CdpLink *link)
+{
+	uint32		era = era_of(w, link->members[0]);
+	LinkEntry  *e;
+
+	if (era == 0)
+		return;
+	e = put(&links, link->link_id, era);
+	e->first_at = link->stored_first.at;
+	e->last_at = link->stored_last;
+	e->source_id = w->batch->source->id;
+	e->tid = link->tid;
+	e->kind = link->kind;
+}
+
+void
+cdp_recent_remember(CdpWork *w)
+{
+	TransactionId xmin;
+
+	if (cxt == NULL)
+		return;
+	now++;
+	forget_all_in_time();
+	xmin = GetCurrentTransactionId();
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->created || w->fragments[i]->changed)
+			remember_fragment(w->fragments[i], xmin);
+	for (int i = 0; i < w->nidents; i++)
+		remember_identifier(w, w->idents[i]);
+	for (int i = 0; i < w->nlinks; i++)
+		remember_link(w, w->links[i]);
+}
