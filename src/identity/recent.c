@@ -212,7 +212,8 @@ cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
 {
 	LinkEntry  *e;
 
-	if (guard->era == 0 || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
+	/* a moved event may have changed the row a moment ago */
+	if (guard->era == 0 || guard->recompute || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
 		e->source_id != source_id || e->kind != link->kind || e->first_at == link->first.at)
 		return false;
 	link->known = true;
