@@ -34,6 +34,7 @@ typedef struct CdpFragment
 	bool		stable;			/* locked version is the one that our first snapshot saw */
 	bool		changed;
 	bool		recompute;		/* computed again from its events, once all are stored */
+	const char *dirty;			/* but by the maintenance worker: cdp_data.dirty.cause */
 	struct CdpEvent **declared; /* events of the batch that declare traits */
 	int			ndeclared,
 				maxdeclared;
@@ -119,6 +120,9 @@ extern void cdp_seen_store(CdpWork *w);
 
 /* identity/resolve.c */
 extern CdpTry cdp_resolve(CdpWork *w, CdpHints *hints);
+/* for who resolves nothing: before the first fragment is added, and to lock them all; false: one is gone */
+extern void cdp_index_fragments(CdpWork *w);
+extern bool cdp_lock_fragments(CdpWork *w);
 
 /* identity/component.c: decide who is who in the components that are examined */
 extern void cdp_settle_components(CdpWork *w);
@@ -132,7 +136,12 @@ extern void cdp_store_moves(CdpWork *w);
 extern void cdp_fold_events(CdpWork *w);
 extern void cdp_store_profiles(CdpWork *w);
 
-/* profile/recompute.c: fragments marked so, from stored events; they must be locked */
+/* profile/dirty.c: these fragments must be computed again, each with what the others had */
+extern void cdp_mark_recompute(CdpFragment **fragments, int n, const char *cause);
+/* remember those that are too large for the batch */
+extern void cdp_dirty_store(CdpWork *w);
+
+/* profile/recompute.c: fragments marked so and not left for later, from stored events; they must be locked */
 extern void cdp_recompute(CdpWork *w);
 /* only the least evidence times of their links and single identifiers */
 extern void cdp_recompute_evidence(CdpWork *w);

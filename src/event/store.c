@@ -380,7 +380,7 @@ move_event(CdpWork *w, CdpEvent *ev)
 	cdp_spi_exec(&move_seen_plan, seen_args, NULL);
 	f = fragment_id ? cdp_work_fragment(w, fragment_id) : NULL;
 	if (f)
-		f->recompute = f->changed = true;
+		cdp_mark_recompute(&f, 1, "moved");
 }
 
 /* before it is settled who is who, since evidence times may decide that */
