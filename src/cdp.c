@@ -37,6 +37,7 @@ int			cdp_batch_bytes = 16 * KB_PER_MB;
 int			cdp_recent_memory = 32 * KB_PER_MB;
 int			cdp_max_message_kb = 1 * KB_PER_MB;
 int			cdp_parked_limit_mb = 1024;
+int			cdp_recompute_limit = 10000;
 int			cdp_store_path = CDP_STORE_DIRECT;
 bool		cdp_workers_enabled = true;
 char	   *cdp_key_file = NULL;
@@ -149,6 +150,11 @@ define_limits(void)
 							"Messages are parked while a client holds the people they speak of.",
 							&cdp_parked_limit_mb, 1024, 1, 1024 * 1024,
 							PGC_SIGHUP, GUC_UNIT_MB, NULL, NULL, NULL);
+	DefineCustomIntVariable("cdp.recompute_limit",
+							"Events of a person above which the maintenance worker, not the batch, computes the person again.",
+							"For developers and tests.",
+							&cdp_recompute_limit, 10000, 0, INT_MAX,
+							PGC_SUSET, GUC_NOT_IN_SAMPLE, NULL, NULL, NULL);
 }
 
 static void

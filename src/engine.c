@@ -1,8 +1,8 @@
 /*
  * engine.c: the hall of the house.
  *
- * cdp_apply() is the one way in: messages of one source, in the caller's
- * transaction.  decode and admit run once and touch no table.  Then the events
+ * cdp_apply() is the way in: messages of one source, in the caller's
+ * transaction (at the end of this file is a side door for what is no append).  decode and admit run once and touch no table.  Then the events
  * are applied in a subtransaction, stage by stage; attempt() reads like the
  * picture in the design.
  *
@@ -51,15 +51,26 @@ static LocalTransactionId applied_in = InvalidLocalTransactionId;	/* transaction
 
 /* ---------------------------------------------------------------- one attempt */
 
+/* switches to the attempt's context */
 static void
-begin_work(CdpWork *w, CdpBatch *batch, CdpEvent **events, int n)
+open_work(CdpWork *w, CdpBatch *batch, const CdpWorkspace *workspace)
 {
 	w->batch = batch;
 	w->cxt = AllocSetContextCreate(batch->cxt, "cdp attempt", ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(w->cxt);
-	w->workspace_id = batch->source->workspace->id;
-	w->policy = &batch->source->workspace->policy;
+	w->workspace_id = workspace->id;
+	w->policy = &workspace->policy;
 	w->attempt = ++attempt_number;
+	w->identifier = cdp_rel_open(cdp_table(CDP_T_IDENTIFIER));
+	w->link = cdp_rel_open(cdp_table(CDP_T_LINK));
+	w->profile = cdp_rel_open(cdp_table(CDP_T_PROFILE));
+	w->trait = cdp_rel_open(cdp_table(CDP_T_PROFILE_TRAIT));
+}
+
+static void
+begin_work(CdpWork *w, CdpBatch *batch, CdpEvent **events, int n)
+{
+	open_work(w, batch, batch->source->workspace);
 	w->events = palloc(Max(n, 1) * sizeof(CdpEvent *));
 	for (int i = 0; i < n; i++)
 	{
@@ -68,10 +79,6 @@ begin_work(CdpWork *w, CdpBatch *batch, CdpEvent **events, int n)
 		events[i]->outcome = CDP_OUT_PENDING;
 		w->events[w->nevents++] = events[i];
 	}
-	w->identifier = cdp_rel_open(cdp_table(CDP_T_IDENTIFIER));
-	w->link = cdp_rel_open(cdp_table(CDP_T_LINK));
-	w->profile = cdp_rel_open(cdp_table(CDP_T_PROFILE));
-	w->trait = cdp_rel_open(cdp_table(CDP_T_PROFILE_TRAIT));
 }
 
 static void
@@ -512,4 +519,33 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	applied_in = cdp_my_lxid();
 	CommandCounterIncrement();
 	cdp_stage_stop(CDP_STAGE_APPLY, t, nmessages);
+}
+
+/* ---------------------------------------------------------------- what is no append */
+
+void
+cdp_apply_recompute(int32 workspace_id, int64 fragment_id)
+{
+	CdpBatch	batch = {.cxt = CurrentMemoryContext};
+	CdpWork		w = {0};
+	CdpUserContext user;
+
+	cdp_version_require();
+	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	cdp_become_owner(&user);
+	open_work(&w, &batch, cdp_workspace_by_id(workspace_id));
+	cdp_index_fragments(&w);
+	cdp_work_add_fragment(&w, fragment_id)->recompute = true;
+	w.snapshot = RegisterSnapshot(GetLatestSnapshot());
+	if (cdp_lock_fragments(&w))
+	{
+		read_instant(&w);
+		cdp_recompute(&w);
+		cdp_store_profiles(&w);
+	}
+	end_work(&w);
+	cdp_engine_instant = 0;
+	cdp_become_caller(&user);
+	MemoryContextSwitchTo(batch.cxt);
+	MemoryContextDelete(w.cxt);
 }

@@ -266,4 +266,11 @@ extern void cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages,
 					  CdpAdvance *advances, int nadvances,
 					  CdpResult **results, int *nresults);
 
+/*
+ * Compute counters and traits of one fragment again from its events, in the
+ * caller's transaction: enters at the locks (Z.4).  A fragment that is gone is
+ * left alone.  On an error the caller clears cdp_engine_instant.
+ */
+extern void cdp_apply_recompute(int32 workspace_id, int64 fragment_id);
+
 #endif							/* CDP_ENGINE_H */

@@ -14,10 +14,25 @@
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
 #include "spi.h"
+
+#define FETCH_ROWS 1000			/* of a large result, at a time */
+
+static void
+connect_and_plan(CdpSpi *stmt)
+{
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (stmt->plan)
+		return;
+	stmt->plan = SPI_prepare(stmt->sql, stmt->nargs, stmt->types);
+	if (stmt->plan == NULL || SPI_keepplan(stmt->plan) != 0)
+		elog(ERROR, "cannot prepare \"%s\": %s", stmt->sql, SPI_result_code_string(SPI_result));
+}
 
 int
 cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls)
@@ -25,14 +40,7 @@ cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls)
 	MemoryContext caller = CurrentMemoryContext;
 	int			rc;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
-	if (stmt->plan == NULL)
-	{
-		stmt->plan = SPI_prepare(stmt->sql, stmt->nargs, stmt->types);
-		if (stmt->plan == NULL || SPI_keepplan(stmt->plan) != 0)
-			elog(ERROR, "cannot prepare \"%s\": %s", stmt->sql, SPI_result_code_string(SPI_result));
-	}
+	connect_and_plan(stmt);
 	rc = SPI_execute_plan(stmt->plan, args, nulls, false, 0);
 	if (rc < 0)
 		elog(ERROR, "cannot run \"%s\": %s", stmt->sql, SPI_result_code_string(rc));
@@ -53,6 +61,32 @@ cdp_spi_exec(CdpSpi *stmt, Datum *args, const char *nulls)
 
 	cdp_spi_end();
 	return n;
+}
+
+void
+cdp_spi_each(CdpSpi *stmt, Datum *args, CdpSpiRow f, void *arg)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext rows = AllocSetContextCreate(caller, "cdp rows", ALLOCSET_DEFAULT_SIZES);
+	Portal		portal;
+
+	connect_and_plan(stmt);
+	portal = SPI_cursor_open(NULL, stmt->plan, args, NULL, false);
+	for (;;)
+	{
+		SPI_cursor_fetch(portal, true, FETCH_ROWS);
+		if (SPI_processed == 0)
+			break;
+		MemoryContextSwitchTo(rows);
+		for (int i = 0, n = (int) SPI_processed; i < n; i++)
+			f(i, arg);
+		MemoryContextReset(rows);
+		SPI_freetuptable(SPI_tuptable);
+	}
+	SPI_cursor_close(portal);
+	SPI_finish();
+	MemoryContextSwitchTo(caller);
+	MemoryContextDelete(rows);
 }
 
 Datum

@@ -28,6 +28,12 @@ extern int	cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls);
 extern void cdp_spi_end(void);
 /* the same for statements whose rows nobody reads */
 extern int	cdp_spi_exec(CdpSpi *stmt, Datum *args, const char *nulls);
+/*
+ * Call f for each row of a result that may be large: rows are fetched some at
+ * a time, and f runs in a memory context that is emptied between.
+ */
+typedef void (*CdpSpiRow) (int row, void *arg);
+extern void cdp_spi_each(CdpSpi *stmt, Datum *args, CdpSpiRow f, void *arg);
 
 /* column (from 1) of a row of the running result; texts are copied to the context that was current at cdp_spi_run */
 extern int64 cdp_spi_int64(int row, int column);

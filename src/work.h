@@ -36,6 +36,7 @@ typedef struct CdpFragment
 	bool		recompute;		/* computed again from its events, once all are stored */
 	bool		rearranged;		/* its identifiers may have gone elsewhere */
 	uint32		era;			/* of what is remembered of it and holds (identity/recent.c); 0: nothing */
+	const char *dirty;			/* but by the maintenance worker: cdp_data.dirty.cause */
 	struct CdpEvent **declared; /* events of the batch that declare traits */
 	int			ndeclared,
 				maxdeclared;
@@ -121,23 +122,32 @@ extern void cdp_seen_store(CdpWork *w);
 
 /* identity/resolve.c */
 extern CdpTry cdp_resolve(CdpWork *w, CdpHints *hints);
+/* for who resolves nothing: before the first fragment is added, and to lock them all; false: one is gone */
+extern void cdp_index_fragments(CdpWork *w);
+extern bool cdp_lock_fragments(CdpWork *w);
 
 /* identity/component.c: decide who is who in the components that are examined */
 extern void cdp_settle_components(CdpWork *w);
 
 /* event/store.c */
+extern int16 cdp_event_flags(const CdpEvent *ev);
 extern void cdp_store_events(CdpWork *w);
 extern void cdp_store_links(CdpWork *w);
+
+/* event/move.c */
 extern void cdp_store_moves(CdpWork *w);
 
 /* profile/fold.c */
 extern void cdp_fold_events(CdpWork *w);
 extern void cdp_store_profiles(CdpWork *w);
 
-/* profile/recompute.c: fragments marked so, from stored events; they must be locked */
+/* profile/dirty.c: these fragments must be computed again, each with what the others had */
+extern void cdp_mark_recompute(CdpFragment **fragments, int n, const char *cause);
+/* remember those that are too large for the batch */
+extern void cdp_dirty_store(CdpWork *w);
+
+/* profile/recompute.c: fragments marked so and not left for later, from stored events; they must be locked */
 extern void cdp_recompute(CdpWork *w);
-/* only the least evidence times of their links and single identifiers */
-extern void cdp_recompute_evidence(CdpWork *w);
 
 /* profile/traits.c */
 extern void cdp_store_traits(CdpWork *w, CdpFragment *f);

@@ -4,7 +4,7 @@
  * Events are written with table_multi_insert into the leaf of their instant,
  * in key order; with cdp.store = 'sql' by an INSERT into the parent, which any
  * storage understands.  Nothing else writes events, but for two updates: a
- * delivery that defines earlier times moves its event (below), and a split
+ * delivery that defines earlier times moves its event (move.c), and a split
  * changes the fragment (component.c).
  *
  * A link is written when it is new, when an earlier event presented it, or
@@ -70,8 +70,8 @@ put_jsonb(TupleTableSlot *row, int column, Jsonb *j)
 	row->tts_values[column] = PointerGetDatum(j);
 }
 
-static int16
-event_flags(const CdpEvent *ev)
+int16
+cdp_event_flags(const CdpEvent *ev)
 {
 	return (ev->future_clamped ? CDP_EVENT_CLAMPED : 0) |
 		(ev->derived_id ? CDP_EVENT_DERIVED_ID : 0) |
@@ -98,7 +98,7 @@ fill_event(CdpWork *w, CdpEvent *ev, TupleTableSlot *row)
 	row->tts_isnull[EVENT_OFFSET] = row->tts_isnull[EVENT_PARTITION] = !kafka;
 	v[EVENT_WORKSPACE] = Int32GetDatum(w->workspace_id);
 	v[EVENT_SOURCE] = Int32GetDatum(w->batch->source->id);
-	v[EVENT_FLAGS] = Int16GetDatum(event_flags(ev));
+	v[EVENT_FLAGS] = Int16GetDatum(cdp_event_flags(ev));
 	put_text(row, EVENT_MESSAGE_ID, ev->message_id);
 	put_text(row, EVENT_TYPE, ev->type);
 	put_text(row, EVENT_NAME, ev->name);
@@ -342,87 +342,4 @@ cdp_store_links(CdpWork *w)
 			write_guard(w, w->idents[i]);
 			update_identifier(w, w->idents[i]);
 		}
-}
-
-/* ---------------------------------------------------------------- moves */
-
-static CdpSpi move_event_plan = {
-	"UPDATE cdp_data.event SET occurred_at = $3, received_at = $4, sent_at = $5, flags = $6"
-	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2 RETURNING fragment_id",
-	7, {INT8ARRAYOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID}
-};
-
-static CdpSpi move_seen_plan = {
-	"UPDATE cdp_data.message_seen SET occurred_at = $3, received_at = $4 WHERE key = $1 AND stamp >= $2 AND stamp <= $5",
-	5, {UUIDOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
-};
-
-static CdpSpi read_seen_plan = {
-	"SELECT s.occurred_at, s.received_at FROM cdp_data.message_seen s WHERE s.key = $1",
-	1, {UUIDOID}
-};
-
-/* under the locks: does this delivery still come before the one that is stored? */
-static bool
-still_moves(CdpEvent *ev)
-{
-	Datum		key = PointerGetDatum(ev->seen_key);
-	bool		moves = cdp_spi_run(&read_seen_plan, &key, NULL) == 1 && ev->received_at < cdp_spi_int64(0, 2);
-
-	if (moves)
-		ev->moved_from = cdp_spi_int64(0, 1);
-	cdp_spi_end();
-	return moves;
-}
-
-/* where the event may lie: the fragments of its identifiers, or nobody's */
-static Datum
-fragments_of_event(const CdpEvent *ev)
-{
-	int64		ids[CDP_MAX_IDENTIFIERS + 1];
-	int			n = 0;
-
-	for (int i = 0; i < ev->nidents; i++)
-		ids[n++] = ev->idents[i]->fragment_id;
-	ids[n++] = 0;
-	return cdp_int8_array(ids, n);
-}
-
-/*
- * A duplicate whose delivery is less than the stored one: its times hold.  The
- * fragment is computed again, evidence times included, because the event may
- * have been the first or the last of something.
- */
-static void
-move_event(CdpWork *w, CdpEvent *ev)
-{
-	Datum		event_args[7] = {fragments_of_event(ev), Int64GetDatum(ev->event_id),
-		TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at),
-		TimestampTzGetDatum(ev->sent_at), Int16GetDatum(event_flags(ev)), TimestampTzGetDatum(ev->moved_from)};
-	Datum		seen_args[5] = {PointerGetDatum(ev->seen_key), TimestampTzGetDatum(DT_NOBEGIN),
-	TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at), TimestampTzGetDatum(DT_NOEND)};
-	bool		found = cdp_spi_run(&move_event_plan, event_args, ev->sent_at == CDP_NO_TIME ? "    n  " : NULL) == 1;
-	int64		fragment_id = found ? cdp_spi_int64(0, 1) : 0;
-	CdpFragment *f;
-
-	cdp_spi_end();
-	if (!found)
-		return;					/* purged or forgotten: nothing to move */
-	cdp_spi_exec(&move_seen_plan, seen_args, NULL);
-	f = fragment_id ? cdp_work_fragment(w, fragment_id) : NULL;
-	if (f)
-		f->recompute = f->changed = true;
-}
-
-/* before it is settled who is who, since evidence times may decide that */
-void
-cdp_store_moves(CdpWork *w)
-{
-	if (w->nmoves == 0)
-		return;
-	for (int i = 0; i < w->nmoves; i++)
-		if (still_moves(w->moves[i]))
-			move_event(w, w->moves[i]);
-	CommandCounterIncrement();
-	cdp_recompute_evidence(w);
 }

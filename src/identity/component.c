@@ -11,7 +11,7 @@
  *	  a fragment of its own (once: later folds move whole fragments);
  *	- the events follow the identifier that their link is attributed to, found
  *	  by anchor in the old fragments; what was moved is computed again from
- *	  events (recompute.c) in the same transaction;
+ *	  events (recompute.c), in the same transaction unless it is large (dirty.c);
  *	- an identifier in no profile is demoted: it keeps a fragment of the
  *	  component as the place where the component can be found;
  *	- contest_id on every fragment says that order matters here from now on.
@@ -639,8 +639,7 @@ relabel_events(Component *c, CdpFragment **all, int nall)
 	args[2] = cdp_int8_array(targets, n);
 	if (nf == 0 || cdp_spi_exec(&relabel_plan, args, NULL) == 0)
 		return;
-	for (int i = 0; i < nall; i++)
-		all[i]->recompute = true;
+	cdp_mark_recompute(all, nall, "split");
 }
 
 static void

@@ -213,7 +213,7 @@ cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
 	LinkEntry  *e;
 
 	/* a moved event may have changed the row a moment ago */
-	if (guard->era == 0 || guard->recompute || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
+	if (guard->era == 0 || guard->rearranged || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
 		e->source_id != source_id || e->kind != link->kind || e->first_at == link->first.at)
 		return false;
 	link->known = true;
@@ -253,7 +253,7 @@ remember_fragment(CdpFragment *f, TransactionId xmin)
 {
 	FragmentEntry *e;
 
-	if (f->rearranged || f->recompute)
+	if (f->rearranged)
 	{
 		cdp_recent_forget(f->fragment_id);
 		f->era = 0;

@@ -796,8 +796,8 @@ take_profile(CdpWork *w, CdpFragment *f)
 	f->next_due = DatumGetTimestampTz(v[PROFILE_NEXT_DUE]);
 }
 
-static bool
-lock_fragments(CdpWork *w)
+bool
+cdp_lock_fragments(CdpWork *w)
 {
 	qsort(w->fragments, w->nfragments, sizeof(CdpFragment *), fragment_by_id);
 	cdp_rel_look(w->profile, GetLatestSnapshot());
@@ -937,8 +937,8 @@ hint_contested(CdpWork *w, CdpHints *hints)
 
 /* ---------------------------------------------------------------- the stage */
 
-static void
-index_fragments(CdpWork *w)
+void
+cdp_index_fragments(CdpWork *w)
 {
 	w->by_id = palloc(sizeof(struct CdpFragmentIndex));
 	w->by_id->hash = fragment_hash_create(w->cxt, Max(w->nevents, 16), NULL);
@@ -947,7 +947,7 @@ index_fragments(CdpWork *w)
 CdpTry
 cdp_resolve(CdpWork *w, CdpHints *hints)
 {
-	index_fragments(w);
+	cdp_index_fragments(w);
 	collect(w);
 	w->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	if (!look_up(w))
@@ -955,7 +955,7 @@ cdp_resolve(CdpWork *w, CdpHints *hints)
 	plan_groups(w, hints);
 	insert_missing(w);
 	CommandCounterIncrement();
-	if (!lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w))
+	if (!cdp_lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w))
 		return CDP_TRY_AGAIN;
 	cdp_store_moves(w);
 	if (w->nmoves)

@@ -74,9 +74,14 @@ cdp_fold_events(CdpWork *w)
 		if (w->events[i]->fragment_id)
 			fold_event(w, w->events[i]);
 	cdp_recompute(w);
+	cdp_dirty_store(w);
 	for (int i = 0; i < w->nfragments; i++)
-		if (w->fragments[i]->ndeclared && !w->fragments[i]->recompute)
-			cdp_store_traits(w, w->fragments[i]);
+	{
+		CdpFragment *f = w->fragments[i];
+
+		if (f->ndeclared && (!f->recompute || f->dirty))
+			cdp_store_traits(w, f);
+	}
 }
 
 /* ---------------------------------------------------------------- writing */

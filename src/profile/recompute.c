@@ -5,7 +5,8 @@
  * earlier delivery moved an event in time.  The fragments are locked and the
  * batch's own events are stored, so that what is read is all there is.  The
  * counters go into the fragment and are written with it; traits are written
- * here; the least evidence times of links and single identifiers are set right.
+ * here.  Large fragments are left to the maintenance worker (dirty.c), which
+ * comes here, too.
  */
 #include "postgres.h"
 
@@ -20,7 +21,9 @@
 /* ---------------------------------------------------------------- counters */
 
 static CdpSpi counters_plan = {
-	"SELECT e.fragment_id, e.occurred_at FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)",
+	"SELECT e.fragment_id, pg_catalog.min(e.occurred_at), pg_catalog.max(e.occurred_at), pg_catalog.count(*)"
+	" FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)"
+	" GROUP BY e.fragment_id, pg_catalog.date_trunc('month', e.occurred_at, 'UTC')",
 	1, {INT8ARRAYOID}
 };
 
@@ -32,22 +35,23 @@ recompute_counters(CdpWork *w, Datum ids)
 	for (int i = 0; i < n; i++)
 	{
 		CdpFragment *f = cdp_work_fragment(w, cdp_spi_int64(i, 1));
-		TimestampTz at = cdp_spi_int64(i, 2);
+		TimestampTz first = cdp_spi_int64(i, 2);
 
-		f->event_count++;
-		f->months |= cdp_month_bit(at);
-		f->first_seen = Min(f->first_seen, at);
-		f->last_seen = Max(f->last_seen, at);
+		f->event_count += cdp_spi_int64(i, 4);
+		f->months |= cdp_month_bit(first);
+		f->first_seen = Min(f->first_seen, first);
+		f->last_seen = Max(f->last_seen, cdp_spi_int64(i, 3));
 	}
 	cdp_spi_end();
 }
 
 /* ---------------------------------------------------------------- traits */
 
+/* the newest first, so that few of them have to be kept */
 static CdpSpi declarations_plan = {
 	"SELECT e.fragment_id, e.traits, e.occurred_at, e.received_at, e.source_seq, e.message_id, e.source_id"
 	" FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.type = 'identify' AND e.traits IS NOT NULL"
-	" ORDER BY e.fragment_id",
+	" ORDER BY e.fragment_id, least(e.occurred_at, e.received_at) DESC",
 	1, {INT8ARRAYOID}
 };
 
@@ -56,70 +60,62 @@ static CdpSpi drop_traits_plan = {
 	1, {INT8ARRAYOID}
 };
 
-static void
-declare_row(CdpWork *w, CdpTraitSet *set, int row)
+typedef struct Declared
 {
-	bool		isnull;
-	CdpStamp	stamp = {.rank = 1};
-	Jsonb	   *traits = DatumGetJsonbPCopy(cdp_spi_datum(row, 2, &isnull));
+	CdpWork    *w;
+	CdpTraitSet *set;			/* of the fragment at hand; NULL: of none yet */
+	int64		fragment_id;
+} Declared;
 
+static void
+store_declared(Declared *d)
+{
+	MemoryContext old = MemoryContextSwitchTo(d->w->cxt);
+
+	if (d->set)
+		cdp_traits_store(d->set, d->w->trait, d->fragment_id, d->w->workspace_id);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+take_declaration(int row, void *arg)
+{
+	Declared   *d = arg;
+	MemoryContext old;
+	Jsonb	   *traits;
+	CdpStamp	stamp = {.rank = 1};
+	bool		isnull;
+
+	if (d->set == NULL || cdp_spi_int64(row, 1) != d->fragment_id)
+	{
+		store_declared(d);
+		d->set = cdp_traits_begin(d->w->cxt);
+		d->fragment_id = cdp_spi_int64(row, 1);
+	}
 	stamp.occurred_at = cdp_spi_int64(row, 3);
 	stamp.evidence_at = Min(stamp.occurred_at, cdp_spi_int64(row, 4));
 	stamp.source_seq = cdp_spi_int64(row, 5);
-	stamp.message_id = cdp_spi_text(row, 6, w->cxt);
 	stamp.source_id = DatumGetInt32(cdp_spi_datum(row, 7, &isnull));
-	cdp_traits_declare(set, traits, &stamp);
+	old = MemoryContextSwitchTo(d->w->cxt);
+	stamp.message_id = cdp_spi_text(row, 6, d->w->cxt);
+	traits = DatumGetJsonbPCopy(cdp_spi_datum(row, 2, &isnull));
+	MemoryContextSwitchTo(old);
+	if (cdp_traits_declare(d->set, traits, &stamp))
+		return;
+	pfree(traits);
+	pfree((char *) stamp.message_id.s);
 }
 
 static void
 recompute_traits(CdpWork *w, Datum ids)
 {
-	CdpTraitSet *set = NULL;
-	int64		current = 0;
-	int			n;
+	Declared	d = {w};
 
 	cdp_spi_exec(&drop_traits_plan, &ids, NULL);
-	n = cdp_spi_run(&declarations_plan, &ids, NULL);
-	for (int i = 0; i < n; i++)
-	{
-		int64		id = cdp_spi_int64(i, 1);
-
-		if (set && id != current)
-			cdp_traits_store(set, w->trait, current, w->workspace_id);
-		if (set == NULL || id != current)
-			set = cdp_traits_begin(w->cxt);
-		current = id;
-		declare_row(w, set, i);
-	}
-	if (set)
-		cdp_traits_store(set, w->trait, current, w->workspace_id);
+	cdp_spi_each(&declarations_plan, &ids, take_declaration, &d);
+	store_declared(&d);
 	cdp_rel_flush(w->trait);
-	cdp_spi_end();
 }
-
-/* ---------------------------------------------------------------- evidence */
-
-static CdpSpi links_plan = {
-	"WITH least AS (SELECT DISTINCT ON (e.anchor, e.source_id) e.anchor, e.source_id,"
-	"   least(e.occurred_at, e.received_at) AS at, e.message_id, e.event_id"
-	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)"
-	"  ORDER BY e.anchor, e.source_id, least(e.occurred_at, e.received_at), e.message_id)"
-	" UPDATE cdp_data.link l SET first_at = m.at, first_message = m.message_id, first_event_id = m.event_id"
-	" FROM least m, cdp_data.identifier i"
-	" WHERE i.fragment_id = ANY ($1) AND l.identifier_id = i.identifier_id AND l.link_id = m.anchor"
-	"  AND l.source_id = m.source_id AND (l.first_at <> m.at OR l.first_message <> m.message_id)",
-	1, {INT8ARRAYOID}
-};
-
-static CdpSpi alone_plan = {
-	"WITH least AS (SELECT DISTINCT ON (e.anchor) e.anchor, least(e.occurred_at, e.received_at) AS at, e.message_id"
-	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)"
-	"  ORDER BY e.anchor, least(e.occurred_at, e.received_at), e.message_id)"
-	" UPDATE cdp_data.identifier i SET alone_at = m.at, alone_message = m.message_id FROM least m"
-	" WHERE i.fragment_id = ANY ($1) AND i.identifier_id = m.anchor"
-	"  AND (i.alone_at IS DISTINCT FROM m.at OR i.alone_message IS DISTINCT FROM m.message_id)",
-	1, {INT8ARRAYOID}
-};
 
 /* ---------------------------------------------------------------- all of it */
 
@@ -132,7 +128,7 @@ reset(CdpFragment *f)
 	f->changed = true;
 }
 
-/* ids of the marked fragments; returns how many */
+/* ids of the marked fragments, without those that are left for later; returns how many */
 static int
 marked(CdpWork *w, Datum *ids)
 {
@@ -140,22 +136,10 @@ marked(CdpWork *w, Datum *ids)
 	int			n = 0;
 
 	for (int i = 0; i < w->nfragments; i++)
-		if (w->fragments[i]->recompute)
+		if (w->fragments[i]->recompute && !w->fragments[i]->dirty)
 			v[n++] = w->fragments[i]->fragment_id;
 	*ids = cdp_int8_array(v, n);
 	return n;
-}
-
-void
-cdp_recompute_evidence(CdpWork *w)
-{
-	Datum		ids;
-
-	if (marked(w, &ids) == 0)
-		return;
-	cdp_spi_exec(&links_plan, &ids, NULL);
-	cdp_spi_exec(&alone_plan, &ids, NULL);
-	CommandCounterIncrement();
 }
 
 void
@@ -166,10 +150,9 @@ cdp_recompute(CdpWork *w)
 	if (marked(w, &ids) == 0)
 		return;
 	for (int i = 0; i < w->nfragments; i++)
-		if (w->fragments[i]->recompute)
+		if (w->fragments[i]->recompute && !w->fragments[i]->dirty)
 			reset(w->fragments[i]);
 	CommandCounterIncrement();
 	recompute_counters(w, ids);
 	recompute_traits(w, ids);
-	cdp_recompute_evidence(w);
 }

@@ -65,6 +65,7 @@ struct CdpTraitSet
 	Chunk	   *chunk;
 	int			nchunks,
 				maxchunks;
+	bool		took;			/* something of the last declaration */
 };
 
 /* ---------------------------------------------------------------- order */
@@ -297,6 +298,7 @@ take_declared(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *arg)
 		return;
 	if (t == NULL)
 		t = new_trait(set, key);
+	set->took = true;
 	leave_chunk(set, t);
 	set_value(t, value, stamp);
 	if (t->chunk < 0 || (set->chunk[t->chunk].size && set->chunk[t->chunk].size + t->size > CHUNK_BYTES))
@@ -306,10 +308,12 @@ take_declared(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *arg)
 	c->changed = true;
 }
 
-void
+bool
 cdp_traits_declare(CdpTraitSet *set, Jsonb *traits, const CdpStamp *stamp)
 {
+	set->took = false;
 	each_member(set, traits, take_declared, (void *) stamp);
+	return set->took;
 }
 
 /* ---------------------------------------------------------------- writing */

@@ -34,6 +34,7 @@
 #include "clock.h"
 #include "event/filter.h"
 #include "event/partition.h"
+#include "profile/dirty.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
 #include "launcher.h"
@@ -58,7 +59,8 @@ static Job	jobs[] = {
 	{"applying parked messages", 1000, apply_parked},
 	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
-	{"keeping the clock's floor", 1000, cdp_clock_maintain}
+	{"keeping the clock's floor", 1000, cdp_clock_maintain},
+	{"computing people again", 1000, cdp_dirty_maintain}
 };
 
 static CdpSlot *me;

@@ -21,6 +21,7 @@
 
 #include "launcher.h"
 
+#define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
 /* ---------------------------------------------------------------- workers and partitions */
@@ -329,6 +330,33 @@ report_sources(Report *r)
 			report_source(r, i);
 }
 
+/* People of the caller's workspaces whose recompute was left to the maintenance worker.  SPI is connected. */
+static void
+report_recompute(Report *r)
+{
+	uint64		n = cdp_owner_query("SELECT d.workspace_id, pg_catalog.count(*), pg_catalog.extract('epoch',"
+									" pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(d.marked_at))::pg_catalog.int8"
+									" FROM cdp_data.dirty d GROUP BY d.workspace_id", 0, NULL, NULL, NULL);
+	int64		waiting = 0,
+				seconds = 0;
+
+	for (int i = 0; i < n; i++)
+		if (may_see(cell(i, 1)))
+		{
+			waiting += atoll(cell(i, 2));
+			seconds = Max(seconds, atoll(cell(i, 3)));
+		}
+	if (waiting == 0)
+		say(r, "ok", "recompute", "nobody waits to be computed again", NULL);
+	else if (seconds < OLD_DIRTY_S)
+		say(r, "info", "recompute", psprintf("%lld people wait to be computed again from their events", (long long) waiting),
+			"The maintenance worker does it within moments.");
+	else
+		say(r, "warning", "recompute",
+			psprintf("%lld people wait to be computed again from their events, one for %lld s", (long long) waiting, (long long) seconds),
+			"Look at maintenance here, and for a transaction that holds them.");
+}
+
 /*
  * What keeps old row versions alive: asked as the bootstrap superuser, so that
  * every caller gets the same answer; names only a process, slot or transaction.
@@ -399,6 +427,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(&r);
+	report_recompute(&r);
 	report_snapshots(&r);
 	SPI_finish();
 	return (Datum) 0;
