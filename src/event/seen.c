@@ -51,6 +51,15 @@ key_order(const void *pa, const void *pb)
 	return c;
 }
 
+typedef CdpEvent *EventPointer;
+
+#define ST_SORT sort_by_key
+#define ST_ELEMENT_TYPE EventPointer
+#define ST_COMPARE(a, b) key_order(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
 /* (received_at, topic, partition, offset) of two deliveries of one message */
 static int
 delivery_cmp(const CdpEvent *a, const CdpEvent *b)
@@ -106,7 +115,7 @@ drop_repeats(CdpWork *w)
 {
 	int			kept = 0;
 
-	qsort(w->events, w->nevents, sizeof(CdpEvent *), key_order);
+	sort_by_key(w->events, w->nevents);
 	for (int i = 0; i < w->nevents;)
 	{
 		int			n = 1;

@@ -124,6 +124,15 @@ event_order(const void *pa, const void *pb)
 	return (a->event_id > b->event_id) - (a->event_id < b->event_id);
 }
 
+typedef CdpEvent *EventPointer;
+
+#define ST_SORT sort_events
+#define ST_ELEMENT_TYPE EventPointer
+#define ST_COMPARE(a, b) event_order(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
 static void
 store_direct(CdpWork *w, CdpEvent **events, int n)
 {
@@ -188,7 +197,7 @@ cdp_store_events(CdpWork *w)
 		w->events[i]->event_id = new_event_id();
 		order[i] = w->events[i];
 	}
-	qsort(order, w->nevents, sizeof(CdpEvent *), event_order);
+	sort_events(order, w->nevents);
 	if (cdp_store_path == CDP_STORE_SQL)
 		store_sql(w, order, w->nevents);
 	else

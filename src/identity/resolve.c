@@ -231,6 +231,15 @@ ident_by_hash(const void *pa, const void *pb)
 	return (a > b) - (a < b);
 }
 
+typedef CdpIdent *IdentPointer;
+
+#define ST_SORT sort_idents
+#define ST_ELEMENT_TYPE IdentPointer
+#define ST_COMPARE(a, b) ident_by_hash(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
 static int
 link_by_key(const void *pa, const void *pb)
 {
@@ -241,6 +250,15 @@ link_by_key(const void *pa, const void *pb)
 		return a->members[0]->hash < b->members[0]->hash ? -1 : 1;
 	return (a->link_id > b->link_id) - (a->link_id < b->link_id);
 }
+
+typedef CdpLink *LinkPointer;
+
+#define ST_SORT sort_links
+#define ST_ELEMENT_TYPE LinkPointer
+#define ST_COMPARE(a, b) link_by_key(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
 
 static void
 collect(CdpWork *w)
@@ -264,8 +282,8 @@ collect(CdpWork *w)
 		collect_event(w, w->events[i]);
 	for (int i = 0; i < w->nmoves; i++)
 		collect_event(w, w->moves[i]);
-	qsort(w->idents, w->nidents, sizeof(CdpIdent *), ident_by_hash);
-	qsort(w->links, w->nlinks, sizeof(CdpLink *), link_by_key);
+	sort_idents(w->idents, w->nidents);
+	sort_links(w->links, w->nlinks);
 	for (int i = 0; i < w->nidents; i++)
 		w->idents[i]->index = i;
 }
@@ -368,11 +386,18 @@ key_index_order(const void *a, const void *b)
 	return (x->index > y->index) - (x->index < y->index);
 }
 
+#define ST_SORT sort_key_index
+#define ST_ELEMENT_TYPE KeyIndex
+#define ST_COMPARE(a, b) key_index_order(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
 /* join everything that has the same key */
 static void
 uf_join_equal(int *parent, KeyIndex *k, int n)
 {
-	qsort(k, n, sizeof(KeyIndex), key_index_order);
+	sort_key_index(k, n);
 	for (int i = 1; i < n; i++)
 		if (k[i].key == k[i - 1].key)
 			uf_join(parent, k[i].index, k[i - 1].index);
@@ -765,6 +790,15 @@ fragment_by_id(const void *pa, const void *pb)
 	return (a > b) - (a < b);
 }
 
+typedef CdpFragment *FragmentPointer;
+
+#define ST_SORT sort_fragments
+#define ST_ELEMENT_TYPE FragmentPointer
+#define ST_COMPARE(a, b) fragment_by_id(a, b)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
 /* is the version that is in the slot the one that the first look saw, and of which we may remember things? */
 static bool
 is_stable(CdpWork *w, CdpFragment *f, TupleTableSlot *row)
@@ -799,7 +833,7 @@ take_profile(CdpWork *w, CdpFragment *f)
 bool
 cdp_lock_fragments(CdpWork *w)
 {
-	qsort(w->fragments, w->nfragments, sizeof(CdpFragment *), fragment_by_id);
+	sort_fragments(w->fragments, w->nfragments);
 	cdp_rel_look(w->profile, GetLatestSnapshot());
 	for (int i = 0; i < w->nfragments; i++)
 	{
