@@ -29,7 +29,7 @@ extern void cdp_launcher_wake(void);
 
 #include "source.h"
 
-#define CDP_SLOT_PARTITIONS 256 /* of one worker; more are consumed but not shown */
+#define CDP_SLOT_PARTITIONS 256 /* of one worker; of more only the position is known */
 #define CDP_SLOT_ERROR 256		/* bytes of an error text that is shown */
 #define CDP_BLOCKS 8			/* databases that are kept free of workers at a time */
 
@@ -116,7 +116,8 @@ typedef struct CdpSlot
 	uint64		request;
 	uint64		reached;
 
-	int			nparts;
+	int			nparts;			/* those of parts that are filled */
+	int			unlisted;		/* partitions that found no place in parts */
 	CdpPartitionStat parts[CDP_SLOT_PARTITIONS];
 } CdpSlot;
 

@@ -68,7 +68,7 @@ slot_take(CdpSlot *slot, uint32 token)
 		slot->condition = CDP_COND_STARTING;
 		slot->running_generation = slot->generation;
 		slot->started_at = GetCurrentTimestamp();
-		slot->nparts = 0;
+		slot->nparts = slot->unlisted = 0;
 	}
 	LWLockRelease(cdp_workers->lock);
 	return mine;

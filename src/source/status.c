@@ -76,8 +76,8 @@ time_or_null(TimestampTz t, bool *isnull)
 static void
 put_worker(ReturnSetInfo *rsinfo, const CdpSlot *slot)
 {
-	Datum		values[11];
-	bool		nulls[11] = {0};
+	Datum		values[12];
+	bool		nulls[12] = {0};
 
 	values[0] = Int32GetDatum(slot->source_id);
 	values[1] = Int32GetDatum(slot->worker);
@@ -92,6 +92,7 @@ put_worker(ReturnSetInfo *rsinfo, const CdpSlot *slot)
 	values[9] = CStringGetTextDatum(slot->last_sqlstate);
 	values[10] = time_or_null(slot->last_error_at, &nulls[10]);
 	nulls[8] = nulls[9] = nulls[10];
+	values[11] = Int32GetDatum(slot->unlisted);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 

@@ -433,6 +433,7 @@ publish(int kept)
 		part->end < 0 ? -1 : Max(part->end, part->position), part->end_at, part->rate};
 	}
 	slot->nparts = n;
+	slot->unlisted = w.nparts - n;
 	LWLockRelease(cdp_workers->lock);
 }
 
