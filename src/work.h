@@ -134,6 +134,7 @@ extern void cdp_store_profiles(CdpWork *w);
 
 /* profile/recompute.c: fragments marked so, from stored events; they must be locked */
 extern void cdp_recompute(CdpWork *w);
+
 /* only the least evidence times of their links and single identifiers */
 extern void cdp_recompute_evidence(CdpWork *w);
 

@@ -206,7 +206,7 @@ cdp_slot_fail(CdpSlot *slot, ErrorData *error)
 	const char *text = cdp_error_text(error);
 	const char *sqlstate = unpack_sql_state(error->sqlerrcode);
 	bool		repeated = slot->failures > 0 && strcmp(slot->last_sqlstate, sqlstate) == 0 &&
-		strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
+	strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
 
 	cdp_slot_error(slot, sqlstate, text);
 	ereport(repeated ? DEBUG1 : LOG,
