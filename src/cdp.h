@@ -227,7 +227,7 @@ extern int32 cdp_caller_workspace(void);
 /* while there is one workspace, every role has it */
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 
-extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days */
+extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */
 
 /* profile_id of the person with an identifier (strings end in a zero byte), 0: none (profile/find.c) */
 extern int64 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value);

@@ -14,7 +14,7 @@ CREATE FUNCTION cdp.alter_source(name text, brokers text DEFAULT NULL, topics te
 REVOKE ALL ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) TO cdp_admin;
 COMMENT ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) IS
-'Changes a source; arguments as of cdp.create_source(), NULL leaves what is there, options are replaced as a whole. Positions stay; its workers start again with the new configuration after the commit. Raises when there is no such source, when an argument is wrong, and when workspace is not the one it has.';
+'Changes a source; arguments as of cdp.create_source(), NULL leaves what is there, options are replaced as a whole. Positions stay; its workers start again with the new configuration after the commit. Raises when there is no such source, when an argument is wrong, when workspace is not the one it has, and when the default source sql is given brokers.';
 
 CREATE FUNCTION cdp.pause_source(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_pause_source';
