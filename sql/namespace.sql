@@ -12,11 +12,19 @@ SELECT cdp.set_namespace('');
 SELECT cdp.set_namespace('card', priority => 0);
 SELECT cdp.set_namespace('card', level => 'planet');
 SELECT cdp.set_namespace('card', value_limit => 0);
+SELECT cdp.set_namespace('card', limit_window => '0');
+SELECT cdp.set_namespace('card', limit_window => '-2 days');
 SELECT cdp.set_namespace('card', normaliser => 'shout');
 SELECT cdp.set_namespace('card', valid => '(');
 SELECT cdp.set_namespace('card', blocked => '{re:(}');
 SELECT cdp.set_namespace('card', weight => 2);
 SELECT cdp.set_identity_policy('guess');
+-- priority after the others, as far as there is one
+BEGIN;
+SELECT cdp.set_namespace('last', priority => 10000);
+SELECT cdp.set_namespace('later');
+SELECT priority FROM cdp.namespace WHERE name = 'later';
+ROLLBACK;
 -- normalised, valid, unblocked
 CREATE FUNCTION pg_temp.card(text, text) RETURNS text LANGUAGE sql AS $$
 	SELECT outcome FROM cdp.ingest(jsonb_build_object('type', 'track', 'event', 'Paid', 'messageId', $1, 'userId', 'ns-1',

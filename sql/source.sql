@@ -30,6 +30,12 @@ SELECT topics, workers, paused FROM cdp.source WHERE source = 'shop';
 SELECT cdp.resume_source('shop');
 SELECT paused FROM cdp.source WHERE source = 'shop';
 SELECT cdp.alter_source('shop', options => '{"colour": "red"}');
+-- the default source stays what it is
+SELECT cdp.alter_source('sql', brokers => 'broker.example:9092', topics => '{t}');
+-- a very long interval is as good as infinity
+SELECT cdp.create_source('patient', options => '{"max_future": "170000000 years"}');
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "source-u", "messageId": "far", "receivedAt": "2026-01-01T00:00:00Z", "timestamp": "2999-01-01T00:00:00Z"}', 'patient');
+SELECT original_at = occurred_at AS taken FROM cdp.event WHERE message_id = 'far';
 -- names that nobody has
 SELECT cdp.alter_source('nobody');
 SELECT cdp.pause_source('nobody');

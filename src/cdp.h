@@ -49,7 +49,7 @@ cdp_str(const char *cstring)
 	return (CdpStr) {cstring, (uint32) strlen(cstring)};
 }
 
-#define CDP_NO_TIME DT_NOEND		/* "no such time stamp" in our structs */
+#define CDP_NO_TIME DT_NOEND	/* "no such time stamp" in our structs */
 
 /* ---------------------------------------------------------------- settings */
 
@@ -74,8 +74,10 @@ extern bool cdp_preloaded;
 
 /* the batch's instant B while the engine works at it, else 0; the engine clears it on errors too */
 extern TimestampTz cdp_engine_instant;
+
 /* cdp.now(): the batch's instant inside the engine, else transaction time */
 extern TimestampTz cdp_now(void);
+
 /* the wall clock, or the superuser's override for tests */
 extern TimestampTz cdp_clock(void);
 
@@ -109,8 +111,9 @@ typedef enum CdpTable
 	CDP_T_COUNT
 } CdpTable;
 
-extern Oid	cdp_table(CdpTable t);		/* raises "run SELECT cdp.setup()" when absent */
+extern Oid	cdp_table(CdpTable t);	/* raises "run SELECT cdp.setup()" when absent */
 extern bool cdp_is_set_up(void);
+
 /* raises when library, extension and tables are of different versions; cheap once checked */
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
@@ -203,26 +206,30 @@ typedef struct CdpSource
  * return NULL.
  */
 extern CdpSource *cdp_source_by_id(int32 source_id);
-extern CdpSource *cdp_source_find(int32 source_id);	/* NULL: it was dropped */
+extern CdpSource *cdp_source_find(int32 source_id); /* NULL: it was dropped */
 extern CdpSource *cdp_source_by_name(const char *name, bool missing_ok);
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
 extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);
 extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
+
 /* NULL: the caller's (cdp_caller_workspace) */
 extern CdpWorkspace *cdp_workspace_by_name(const char *name);
+
 /* the same, but raises when the caller is no superuser and does not work in it (privacy/workspace.c) */
 extern CdpWorkspace *cdp_workspace_of_caller(const char *name);
 extern List *cdp_workspace_ids(void);	/* integer list */
+
 /* a top-level key of traits that is shown to those who see no values */
 extern bool cdp_key_is_open(int32 workspace_id, CdpStr key);
 extern uint64 cdp_config_generation(void);	/* reloads when invalidated */
 
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
 extern int32 cdp_caller_workspace(void);
+
 /* while there is one workspace, every role has it */
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 
-extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days */
+extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */
 
 /* profile_id of the person with an identifier (strings end in a zero byte), 0: none (profile/find.c) */
 extern int64 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value);

@@ -11,6 +11,7 @@ extern void cdp_clock_init(void);
 
 /* the clock, or the floor where the clock was set back */
 extern TimestampTz cdp_clock_above_floor(void);
+
 /* an instant was used: no later batch comes before it */
 extern void cdp_clock_raise(TimestampTz instant);
 

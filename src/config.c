@@ -15,6 +15,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "common/int.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/array.h"
@@ -100,13 +101,18 @@ row_interval(const CdpRow *row, const char *column)
 	return isnull ? 0 : cdp_interval_us(DatumGetIntervalP(d));
 }
 
+#define LONGEST_US (PG_INT64_MAX / 2)	/* 146,000 years, which may be added to any time stamp of ours */
+
 /* months count as 30 days, as in the comparison of intervals */
 int64
 cdp_interval_us(const Interval *i)
 {
 	int64		days = (int64) i->month * DAYS_PER_MONTH + i->day;
+	int64		us;
 
-	return i->time + days * USECS_PER_DAY;
+	if (pg_mul_s64_overflow(days, USECS_PER_DAY, &us) || pg_add_s64_overflow(us, i->time, &us))
+		return days > 0 ? LONGEST_US : -LONGEST_US;
+	return Max(Min(us, LONGEST_US), -LONGEST_US);
 }
 
 /* ---------------------------------------------------------------- workspaces and namespaces */

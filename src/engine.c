@@ -42,7 +42,7 @@
 #include "stats.h"
 #include "work.h"
 
-#define MAX_RACES 1000			/* attempts of one batch that others may spoil */
+#define MAX_RACES 100			/* attempts of one batch that others may spoil */
 #define MAX_STEP_BACK_MS 250	/* longest pause after a deadlock */
 #define MAX_DEADLOCKS 3			/* more, after an earlier batch in the transaction, mean that it holds what others need */
 

@@ -215,7 +215,11 @@ typedef struct CdpFormat
 	const char *name;
 	bool		unique_ids;		/* ids are unique by specification: id space is the workspace */
 	void		(*decode) (CdpBatch *batch, CdpMessage *msg);
-	/* checks and compiles source options of this format; may raise; NULL if it has none */
+
+	/*
+	 * checks and compiles source options of this format; may raise; NULL if
+	 * it has none
+	 */
 	void	   *(*compile) (Jsonb *options);
 } CdpFormat;
 

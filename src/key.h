@@ -17,8 +17,10 @@ typedef struct CdpKeyMark
 } CdpKeyMark;
 
 extern const char *cdp_key_path(void);
+
 /* make the file if there is none; false: there was one */
 extern bool cdp_key_create(void);
+
 /* read the file, whatever the instance says; raises when it is missing or unsafe */
 extern void cdp_key_mark(CdpKeyMark *mark);
 

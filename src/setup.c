@@ -65,7 +65,8 @@ require_utf8(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("cdp needs a database in encoding UTF8"),
-				 errdetail("This one is in %s.", GetDatabaseEncodingName())));
+				 errdetail("This one is in %s.", GetDatabaseEncodingName()),
+				 errhint("Create a database with ENCODING 'UTF8' TEMPLATE template0.")));
 }
 
 /* Only one at a time, and none while the extension is dropped. */
@@ -298,10 +299,12 @@ Datum
 cdp_sql_setup(PG_FUNCTION_ARGS)
 {
 	int			nest;
+	const char *messages;
 
 	require_superuser("setup");
 	require_utf8();
 	lock_extension();
+	messages = pstrdup(GetConfigOption("client_min_messages", false, false));
 
 	nest = NewGUCNestLevel();
 	fix_settings();
@@ -310,7 +313,8 @@ cdp_sql_setup(PG_FUNCTION_ARGS)
 	check_layout_of_existing();
 	run_script();
 	cdp_catalog_forget();
-	(void) set_config_option("client_min_messages", "notice", PGC_USERSET, PGC_S_SESSION,
+	/* what is said from here on is for the caller, if he wants to hear it */
+	(void) set_config_option("client_min_messages", messages, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	settle_instance();
 	SPI_finish();

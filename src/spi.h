@@ -26,6 +26,7 @@ typedef struct CdpSpi
  */
 extern int	cdp_spi_run(CdpSpi *stmt, Datum *args, const char *nulls);
 extern void cdp_spi_end(void);
+
 /* the same for statements whose rows nobody reads */
 extern int	cdp_spi_exec(CdpSpi *stmt, Datum *args, const char *nulls);
 /*
@@ -45,8 +46,10 @@ extern Datum cdp_int8_array(const int64 *v, int n);
 extern Datum cdp_text(CdpStr s);
 
 extern int	cdp_int64_order(const void *a, const void *b);
+
 /* day (UTC) of an instant, as a date */
 extern int32 cdp_day_of(TimestampTz at);
+
 /* first number of the next block of a sequence of cdp_data */
 extern int64 cdp_next_block(const char *sequence);
 

@@ -44,6 +44,7 @@ typedef struct CdpDraft
 } CdpDraft;
 
 extern void cdp_draft_begin(CdpDraft *d, CdpBatch *batch, CdpMessage *msg, int item, CdpStr raw);
+
 /* the event stays, or becomes a reject */
 extern void cdp_draft_end(CdpDraft *d);
 
@@ -57,6 +58,7 @@ extern bool cdp_draft_time(CdpDraft *d, const CdpJsonNode *node, const char *fie
 extern bool cdp_draft_is_object(CdpDraft *d, const CdpJsonNode *node, const char *field);
 extern bool cdp_draft_object(CdpDraft *d, const CdpJsonNode *node, const char *field, Jsonb **out);
 extern bool cdp_draft_present(CdpDraft *d, CdpStr namespace_name, CdpStr value);
+
 /* the same from a string or number; anything else says nothing */
 extern bool cdp_draft_present_node(CdpDraft *d, CdpStr namespace_name, const CdpJsonNode *node);
 extern bool cdp_draft_traits(CdpDraft *d, const CdpJsonNode *node, const char *field);

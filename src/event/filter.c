@@ -169,14 +169,15 @@ cdp_filter_stands(const CdpFilter *f)
 static CdpFilter
 use_slot(CdpFilterSlot *slot)
 {
-	return (CdpFilter)
-	{
+	CdpFilter	f = {
 		.slot = slot,
 		.lines = filters->lines + slot->first,
 		.nlines = slot->nlines,
 		.generation = pg_atomic_read_u32(&slot->generation),
 		.ready = slot->state == SLOT_READY
 	};
+
+	return f;
 }
 
 static CdpLeaf *
@@ -426,7 +427,7 @@ note_writers(Oid parent, Oid leaf)
 		m = count_vxids(v);
 		all = all ? repalloc(all, (n + m + 1) * sizeof(VirtualTransactionId))
 			: MemoryContextAlloc(TopMemoryContext, (m + 1) * sizeof(VirtualTransactionId));
-		memcpy(all + n, v, (m + 1) * sizeof(VirtualTransactionId));	/* with the end mark */
+		memcpy(all + n, v, (m + 1) * sizeof(VirtualTransactionId)); /* with the end mark */
 		n += m;
 	}
 	return all;

@@ -604,7 +604,11 @@ cdp_json_parse(CdpJson *j, CdpStr text)
 	j->nnodes = j->nkeys = j->depth = j->max_depth = j->nbad = 0;
 	if (scan_text(j))
 		return true;
-	/* the scanner stops at the first fault; "not UTF-8" explains more than where it stopped */
+
+	/*
+	 * the scanner stops at the first fault; "not UTF-8" explains more than
+	 * where it stopped
+	 */
 	if (j->reason == CDP_REASON_INVALID_JSON && !pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
 		j->reason = CDP_REASON_INVALID_ENCODING;
 	return false;

@@ -6,9 +6,9 @@
 
 #include "engine.h"
 
-#define CDP_JSON_MAX_DEPTH		64		/* levels of one event */
+#define CDP_JSON_MAX_DEPTH		64	/* levels of one event */
 #define CDP_JSON_MAX_KEYS		1000	/* keys of one event, at all levels */
-#define CDP_JSON_MAX_DIGITS		64		/* digits of a number, and its largest exponent */
+#define CDP_JSON_MAX_DIGITS		64	/* digits of a number, and its largest exponent */
 #define CDP_JSON_MAX_STRING		(256 * 1024)	/* bytes of a string, unescaped */
 #define CDP_JSON_MAX_NODES		(2 * 1024 * 1024)	/* values and keys of one message */
 
@@ -94,6 +94,7 @@ extern const CdpJsonNode *cdp_json_member(const CdpJson *j, const CdpJsonNode *o
  * text; only for values that cdp_json_check lets pass.
  */
 extern Jsonb *cdp_json_jsonb(CdpJson *j, const CdpJsonNode *value);
+
 /* an object of these members (their keys; later ones win) */
 extern Jsonb *cdp_json_object(CdpJson *j, const CdpJsonNode **keys, uint32 nkeys);
 

@@ -29,6 +29,7 @@ extern CdpLeaves *cdp_leaves_open(Oid parent);
 extern void cdp_leaves_close(CdpLeaves *leaves);
 extern CdpLeaf *cdp_leaf_of(CdpLeaves *leaves, TimestampTz at);
 extern CdpRel *cdp_leaf_rel(CdpLeaves *leaves, CdpLeaf *leaf);
+
 /* true only if the leaf certainly holds no row now */
 extern bool cdp_leaf_is_empty(CdpLeaves *leaves, CdpLeaf *leaf);
 

@@ -118,7 +118,7 @@ encode_headers(const CdpMessage *msg)
 static void
 decode_headers(CdpMessage *msg, CdpStr bytes)
 {
-	StringInfoData in = {.data = (char *) bytes.s,.len = bytes.len};
+	StringInfoData in = {.data = (char *) bytes.s, .len = bytes.len};
 	int			max = 0;
 
 	while (in.cursor < in.len)

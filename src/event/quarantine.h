@@ -8,6 +8,7 @@
 
 /* rejects of decode, and events that ended in quarantine */
 extern void cdp_quarantine_store(CdpBatch *batch);
+
 /* events whose outcome is CDP_OUT_PARKED */
 extern void cdp_park_store(CdpBatch *batch);
 

@@ -724,7 +724,7 @@ weakest_offending(Work *w, const int *set, int n, int broken)
 	for (int i = n - 1; i > 0; i--)
 	{
 		bool		elsewhere = (w->flags[set[i]] & PLACED) &&
-			(!(w->flags[set[0]] & PLACED) || find(w->parent, set[i]) != strongest);
+		(!(w->flags[set[0]] & PLACED) || find(w->parent, set[i]) != strongest);
 
 		if (elsewhere || w->fold->idents[set[i]].rank == broken)
 			return i;

@@ -40,7 +40,7 @@ BEGIN
 	IF old.namespace_id IS NULL THEN
 		new.workspace_id := target;
 		new.name := store_namespace.name;
-		new.priority := (SELECT COALESCE(pg_catalog.max(n.priority), 0) + 1 FROM cdp_data.namespace n WHERE n.workspace_id = target);
+		new.priority := (SELECT LEAST(COALESCE(pg_catalog.max(n.priority), 0) + 1, 10000) FROM cdp_data.namespace n WHERE n.workspace_id = target);
 		new.level := 'individual';
 		new.normaliser := 'trim';
 		new.blocked := '{}';

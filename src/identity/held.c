@@ -103,13 +103,24 @@ find_arriving(Held *held, const int64 *identifiers, int n)
 	cdp_rel_close(rel);
 }
 
-/* is another transaction storing a message of this id? */
+/*
+ * Is another transaction storing a message of this id, in whatever leaf?  A
+ * filter that was replaced meanwhile may miss it: then the batch is halved.
+ */
 static bool
 message_arriving(CdpLeaves *leaves, CdpEvent *ev)
 {
 	Datum		key = UUIDPGetDatum((pg_uuid_t *) ev->seen_key);
 
-	return cdp_rel_is_arriving(cdp_leaf_rel(leaves, cdp_leaf_of(leaves, ev->stamp)), &key, 1);
+	for (int i = 0; i < leaves->n; i++)
+	{
+		CdpLeaf    *leaf = &leaves->leaf[i];
+
+		if (!(leaf->filter.ready && cdp_filter_lacks(&leaf->filter, ev->seen_key)) &&
+			cdp_rel_is_arriving(cdp_leaf_rel(leaves, leaf), &key, 1))
+			return true;
+	}
+	return false;
 }
 
 static int
@@ -118,6 +129,7 @@ mark(CdpEvent **events, int n, const Held *held)
 	CdpLeaves  *leaves = cdp_leaves_open(cdp_table(CDP_T_MESSAGE_SEEN));
 	int			marked = 0;
 
+	cdp_filter_find(leaves);
 	for (int i = 0; i < n; i++)
 	{
 		bool		hold = message_arriving(leaves, events[i]);

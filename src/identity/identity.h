@@ -15,11 +15,12 @@
 #define CDP_NORMALISER_VERSION 1
 
 extern struct CdpPattern *cdp_pattern_compile(const char *pattern, bool ignore_case);	/* raises */
+
 /* blocked: exact values; "i:" ignores case; "re:" is a full-match pattern */
 extern struct CdpBlockList *cdp_blocklist_compile(CdpStr *entries, int n);	/* raises */
 extern bool cdp_blocklist_match(const struct CdpBlockList *list, CdpStr value);
 extern bool cdp_pattern_match(const struct CdpPattern *p, CdpStr value);	/* the whole value */
-extern int	cdp_normaliser_parse(const char *name);	/* 'trim,lower' -> bits; -1 when unknown */
+extern int	cdp_normaliser_parse(const char *name); /* 'trim,lower' -> bits; -1 when unknown */
 
 /* normalised copy in the current context (or the input itself when nothing changes) */
 extern CdpStr cdp_normalise(const CdpNamespace *ns, CdpStr value);

@@ -31,6 +31,7 @@ enum
 
 #define MAX_PRIORITY 10000
 #define UNCHANGED (-1)			/* default of value_limit and degree; NULL means none */
+#define UNCHANGED_US (-USECS_PER_SEC)	/* the same of limit_window */
 
 static void
 refuse(const char *parameter, const char *detail)
@@ -76,6 +77,15 @@ check_numbers(FunctionCallInfo fcinfo)
 	if (!PG_ARGISNULL(ARG_WEIGHT) &&
 		!(PG_GETARG_FLOAT4(ARG_WEIGHT) > 0 && PG_GETARG_FLOAT4(ARG_WEIGHT) <= 1))
 		refuse("weight", "It must be more than 0 and at most 1.");
+}
+
+static void
+check_window(FunctionCallInfo fcinfo)
+{
+	int64		us = PG_ARGISNULL(ARG_LIMIT_WINDOW) ? UNCHANGED_US : cdp_interval_us(PG_GETARG_INTERVAL_P(ARG_LIMIT_WINDOW));
+
+	if (us <= 0 && us != UNCHANGED_US)
+		refuse("limit_window", "It must be longer than 0, or null for ever.");
 }
 
 static void
@@ -147,6 +157,7 @@ cdp_sql_set_namespace(PG_FUNCTION_ARGS)
 
 	check_name(fcinfo);
 	check_numbers(fcinfo);
+	check_window(fcinfo);
 	check_words(fcinfo);
 	check_blocked(fcinfo);
 	for (int i = 0; i < ARG_WORKSPACE; i++)

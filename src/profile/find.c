@@ -18,14 +18,14 @@
 #define PROFILE_ID_NAMESPACE "profile_id"
 
 static const char by_identifier[] =
-	"SELECT p.profile_id FROM cdp_data.identifier i"
-	" JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id"
-	" WHERE i.identifier_id OPERATOR(pg_catalog.=) $1 AND i.\"check\" OPERATOR(pg_catalog.=) $2"
-	" AND i.state OPERATOR(pg_catalog.<>) 'd'";
+"SELECT p.profile_id FROM cdp_data.identifier i"
+" JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id"
+" WHERE i.identifier_id OPERATOR(pg_catalog.=) $1 AND i.\"check\" OPERATOR(pg_catalog.=) $2"
+" AND i.state OPERATOR(pg_catalog.<>) 'd'";
 
 static const char by_fragment[] =
-	"SELECT p.profile_id FROM cdp_data.profile p"
-	" WHERE p.fragment_id OPERATOR(pg_catalog.=) $1 AND p.workspace_id OPERATOR(pg_catalog.=) $2";
+"SELECT p.profile_id FROM cdp_data.profile p"
+" WHERE p.fragment_id OPERATOR(pg_catalog.=) $1 AND p.workspace_id OPERATOR(pg_catalog.=) $2";
 
 /* First row of one of the statements; 0: none. */
 static int64

@@ -14,7 +14,7 @@ CREATE FUNCTION cdp.alter_source(name text, brokers text DEFAULT NULL, topics te
 REVOKE ALL ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) TO cdp_admin;
 COMMENT ON FUNCTION cdp.alter_source(text, text, text[], text, jsonb, text, integer) IS
-'Changes a source; arguments as of cdp.create_source(), NULL leaves what is there, options are replaced as a whole. Positions stay; its workers start again with the new configuration after the commit. Raises when there is no such source, when an argument is wrong, and when workspace is not the one it has.';
+'Changes a source; arguments as of cdp.create_source(), NULL leaves what is there, options are replaced as a whole. Positions stay; its workers start again with the new configuration after the commit. Raises when there is no such source, when an argument is wrong, when workspace is not the one it has, and when the default source sql is given brokers.';
 
 CREATE FUNCTION cdp.pause_source(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_pause_source';
@@ -59,13 +59,14 @@ COMMENT ON FUNCTION cdp.adopt_source(text, text, integer, bigint) IS
 'Takes a topic that was deleted and made again for the continuation of the old one: the diverged partition is consumed from from_offset. Raises when the source, or a diverged partition of that number, does not exist.';
 
 CREATE FUNCTION cdp.source_workers(OUT source_id integer, OUT worker integer, OUT pid integer, OUT state text, OUT started_at timestamptz,
-		OUT batches bigint, OUT messages bigint, OUT last_commit_at timestamptz, OUT last_error text, OUT last_sqlstate text, OUT last_error_at timestamptz)
+		OUT batches bigint, OUT messages bigint, OUT last_commit_at timestamptz, OUT last_error text, OUT last_sqlstate text, OUT last_error_at timestamptz,
+		OUT unlisted integer)
 	RETURNS SETOF record
 	LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cdp_sql_source_workers';
 REVOKE ALL ON FUNCTION cdp.source_workers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.source_workers() TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.source_workers() IS
-'What the source workers of the caller''s workspace report in shared memory since they exist: state (starting, waiting, running, failed), batches and messages that were committed, the last error. Behind cdp.source_status.';
+'What the source workers of the caller''s workspace report in shared memory since they exist: state (starting, waiting, running, failed), batches and messages that were committed, the last error, and how many of its partitions cdp.source_partitions() does not list. Behind cdp.source_status.';
 
 CREATE FUNCTION cdp.source_partitions(OUT source_id integer, OUT topic_no integer, OUT "partition" integer, OUT ready boolean,
 		OUT end_position bigint, OUT end_at timestamptz, OUT rate real)

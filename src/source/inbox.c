@@ -201,7 +201,7 @@ cdp_inbox_row(PG_FUNCTION_ARGS)
 				no_source;
 	Datum		message = heap_getattr(t->tg_trigtuple, 1, desc, &no_message);
 	Datum		source = heap_getattr(t->tg_trigtuple, 2, desc, &no_source);
-	CdpStr		body = cdp_str("");	/* NULL: a blank line of COPY, set aside as one */
+	CdpStr		body = cdp_str(""); /* NULL: a blank line of COPY, set aside as one */
 	ErrorContextCallback *context = error_context_stack;
 	char	   *name = no_source ? NULL : TextDatumGetCString(source);
 	Heap	   *h;
@@ -214,7 +214,7 @@ cdp_inbox_row(PG_FUNCTION_ARGS)
 
 		body = (CdpStr) {VARDATA_ANY(m), VARSIZE_ANY_EXHDR(m)};
 	}
-	error_context_stack = NULL;	/* COPY's would print the line into the log */
+	error_context_stack = NULL; /* COPY's would print the line into the log */
 	h = heap_of(top, name);
 	if (h->n == 0)
 		cdp_entrance_source(name);	/* an unknown source is an error of this row */

@@ -187,7 +187,7 @@ set_error(CdpConsumer *c, const char **error, const char *what, const char *name
 		  rd_kafka_resp_err_t err)
 {
 	bool		unreachable = err == RD_KAFKA_RESP_ERR__TRANSPORT ||
-		err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
+	err == RD_KAFKA_RESP_ERR__TIMED_OUT || err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN;
 
 	snprintf(c->error, sizeof(c->error), "%s \"%s\": %s%s%s", what, name, rd_kafka_err2str(err),
 			 unreachable && c->last_trouble[0] ? "; " : "",
@@ -265,7 +265,7 @@ set_option(rd_kafka_conf_t *conf, const char *name, const char *value, char *why
 }
 
 static bool
-set_options(rd_kafka_conf_t *conf, const char *const (*options)[2], int noptions, char *why)
+set_options(rd_kafka_conf_t *conf, const char *const(*options)[2], int noptions, char *why)
 {
 	for (int i = 0; i < noptions; i++)
 		if (!set_option(conf, options[i][0], options[i][1], why))

@@ -28,7 +28,8 @@
  *                         +------ process ended, for any reason ------+
  *
  * DOWN becomes STARTING when the slot is wanted, its database is not to be kept
- * free, and next_start has come; who failed waits 1 to 30 s.  UP is asked to
+ * free, its database's maintenance worker is up or fails, and next_start has
+ * come; who failed waits 1 to 30 s.  UP is asked to
  * stop (stop_deadline, and its latch) when any of that no longer holds or its
  * source's configuration is another generation; a second later it gets SIGTERM.
  * That max_worker_processes is used up is logged when it begins and ends, and
@@ -283,6 +284,19 @@ typedef enum Action
 	ACT_GIVE_UP
 } Action;
 
+/*
+ * Lock held.  Source workers leave the first place to their database's
+ * maintenance worker: it is the one who finds that cdp.workers is off.  One that
+ * failed holds nobody up.
+ */
+static bool
+waits_for_maintenance(const CdpSlot *slot)
+{
+	CdpSlot    *m = slot->kind == CDP_WORKER_SOURCE ? cdp_maintenance_slot(slot->database) : NULL;
+
+	return m && m->failures == 0 && (m->state != CDP_SLOT_UP || m->condition == CDP_COND_STARTING);
+}
+
 /* Lock held. */
 static Action
 step_down(CdpSlot *slot, TimestampTz now, TimestampTz *next)
@@ -294,6 +308,8 @@ step_down(CdpSlot *slot, TimestampTz now, TimestampTz *next)
 	}
 	if (cdp_database_blocked(slot->database))
 		return ACT_NONE;		/* its release is a hint */
+	if (waits_for_maintenance(slot))
+		return ACT_NONE;		/* so is the condition that it reports */
 	if (slot->next_start > now)
 	{
 		*next = Min(*next, slot->next_start);

@@ -29,7 +29,7 @@ extern void cdp_launcher_wake(void);
 
 #include "source.h"
 
-#define CDP_SLOT_PARTITIONS 256 /* of one worker; more are consumed but not shown */
+#define CDP_SLOT_PARTITIONS 256 /* of one worker; of more only the position is known */
 #define CDP_SLOT_ERROR 256		/* bytes of an error text that is shown */
 #define CDP_BLOCKS 8			/* databases that are kept free of workers at a time */
 
@@ -112,11 +112,15 @@ typedef struct CdpSlot
 
 	bool		look;			/* something that it reads was changed by hand */
 
-	/* wait_for_source: the last request, and the last one whose ends were passed */
+	/*
+	 * wait_for_source: the last request, and the last one whose ends were
+	 * passed
+	 */
 	uint64		request;
 	uint64		reached;
 
-	int			nparts;
+	int			nparts;			/* those of parts that are filled */
+	int			unlisted;		/* partitions that found no place in parts */
 	CdpPartitionStat parts[CDP_SLOT_PARTITIONS];
 } CdpSlot;
 
@@ -138,7 +142,7 @@ typedef struct CdpWorkers
 	CdpSlot		slots[FLEXIBLE_ARRAY_MEMBER];
 } CdpWorkers;
 
-extern CdpWorkers *cdp_workers;	/* NULL unless preloaded */
+extern CdpWorkers *cdp_workers; /* NULL unless preloaded */
 extern int	cdp_max_workers;
 
 /* shmem.c */
@@ -150,7 +154,7 @@ extern CdpSlot *cdp_slot_allocate(CdpWorkerKind kind, Oid database);	/* lock hel
 extern TimestampTz cdp_backoff_until(int failures);
 
 /* slot.c: the process side of a slot */
-extern CdpSlot *cdp_slot_attach(Datum arg);	/* takes the slot, connects; exits if it is stale */
+extern CdpSlot *cdp_slot_attach(Datum arg); /* takes the slot, connects; exits if it is stale */
 extern bool cdp_slot_stop_requested(const CdpSlot *slot);
 extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
@@ -197,6 +201,7 @@ extern int64 cdp_record_hash(int32 workspace_id, const CdpMessage *msg);
 /* one statement through SPI as cdp_owner, which sees what is committed now; leaves SPI connected */
 extern uint64 cdp_owner_query(const char *sql, int nargs, Oid *types, Datum *values,
 							  const char *nulls);
+
 /* the same for a SELECT that sees the active snapshot */
 extern uint64 cdp_owner_read(const char *sql, int nargs, Oid *types, Datum *values);
 

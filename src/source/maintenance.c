@@ -113,8 +113,8 @@ is_attached(void)
 {
 	bool		attached = cdp_owner_query("SELECT system_identifier, database_oid FROM cdp_data.instance",
 										   0, NULL, NULL, NULL) == 1 &&
-		DatumGetInt64(column(0, 1)) == (int64) GetSystemIdentifier() &&
-		DatumGetObjectId(column(0, 2)) == MyDatabaseId;
+	DatumGetInt64(column(0, 1)) == (int64) GetSystemIdentifier() &&
+	DatumGetObjectId(column(0, 2)) == MyDatabaseId;
 
 	cdp_key_require();
 	return attached;

@@ -469,7 +469,7 @@ TimestampTz
 cdp_parts_next_round(const Worker *w)
 {
 	bool		impatient = w->assign || any_state(w, CDP_PART_NEW) ||
-		(all_present(w) && request_open(w));
+	(all_present(w) && request_open(w));
 
 	return impatient ? Min(w->next_check, w->next_discover) : w->next_discover;
 }

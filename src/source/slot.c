@@ -68,7 +68,7 @@ slot_take(CdpSlot *slot, uint32 token)
 		slot->condition = CDP_COND_STARTING;
 		slot->running_generation = slot->generation;
 		slot->started_at = GetCurrentTimestamp();
-		slot->nparts = 0;
+		slot->nparts = slot->unlisted = 0;
 	}
 	LWLockRelease(cdp_workers->lock);
 	return mine;
@@ -206,7 +206,7 @@ cdp_slot_fail(CdpSlot *slot, ErrorData *error)
 	const char *text = cdp_error_text(error);
 	const char *sqlstate = unpack_sql_state(error->sqlerrcode);
 	bool		repeated = slot->failures > 0 && strcmp(slot->last_sqlstate, sqlstate) == 0 &&
-		strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
+	strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
 
 	cdp_slot_error(slot, sqlstate, text);
 	ereport(repeated ? DEBUG1 : LOG,

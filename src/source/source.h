@@ -28,13 +28,20 @@ typedef struct CdpTransport
 	void		(*close) (CdpConsumer *c);
 	int			(*wakeup_fd) (CdpConsumer *c);	/* readable when something waits in the queue */
 
-	/* partitions of the topics, valid until the next call; -1: error (absent topic, no broker), see *error */
+	/*
+	 * partitions of the topics, valid until the next call; -1: error (absent
+	 * topic, no broker), see *error
+	 */
 	int			(*partitions) (CdpConsumer *c, const char **topics, int ntopics,
 							   CdpPartition **out, const char **error);
 	/* (re)assign exactly these, from these positions */
 	bool		(*assign) (CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n,
 						   const char **error);
-	/* log start and end (high watermark, read_committed: last stable offset) as the broker says now */
+
+	/*
+	 * log start and end (high watermark, read_committed: last stable offset)
+	 * as the broker says now
+	 */
 	bool		(*offsets) (CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
 							const char **error);
 
@@ -46,9 +53,9 @@ typedef struct CdpTransport
 	void		(*release) (CdpConsumer *c);
 
 	/*
-	 * Position after the last message handed out, per partition; at the end it
-	 * is past control records and aborted ones.  It may move in a poll that
-	 * returns 0.  -1: not assigned.
+	 * Position after the last message handed out, per partition; at the end
+	 * it is past control records and aborted ones.  It may move in a poll
+	 * that returns 0.  -1: not assigned.
 	 */
 	int64		(*position) (CdpConsumer *c, const CdpPartition *part);
 	/* errors and events since the last call, one at a time; false: none */

@@ -28,6 +28,7 @@
 #define MAX_NAME 63				/* characters */
 #define MAX_TOPIC 249			/* Kafka's limit */
 #define MAX_WORKERS 64
+#define DEFAULT_SOURCE "sql"
 
 /* ---------------------------------------------------------------- options */
 
@@ -456,6 +457,11 @@ cdp_sql_alter_source(PG_FUNCTION_ARGS)
 				 errmsg("a source cannot be moved to another workspace"),
 				 errhint("Create another source in that workspace.")));
 	check_source(&s);
+	if (!s.kafka && s.nulls[COL_BROKERS] == ' ' && strcmp(name, DEFAULT_SOURCE) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("source \"%s\" cannot be given brokers", name),
+				 errdetail("It is the one that cdp.ingest() and cdp.inbox use when no source is named.")));
 	values[0] = Int32GetDatum(s.id);
 	memcpy(&values[1], s.values, 5 * sizeof(Datum));
 	memcpy(&nulls[1], s.nulls, 5);
@@ -521,8 +527,6 @@ require_nothing_parked(const char *name, Oid *types, Datum *values)
 				 errmsg("source \"%s\" has parked messages", name),
 				 errhint("They are applied as soon as nobody holds the people they speak of; try again then.")));
 }
-
-#define DEFAULT_SOURCE "sql"
 
 PG_FUNCTION_INFO_V1(cdp_sql_drop_source);
 

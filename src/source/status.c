@@ -77,8 +77,8 @@ time_or_null(TimestampTz t, bool *isnull)
 static void
 put_worker(ReturnSetInfo *rsinfo, const CdpSlot *slot)
 {
-	Datum		values[11];
-	bool		nulls[11] = {0};
+	Datum		values[12];
+	bool		nulls[12] = {0};
 
 	values[0] = Int32GetDatum(slot->source_id);
 	values[1] = Int32GetDatum(slot->worker);
@@ -93,6 +93,7 @@ put_worker(ReturnSetInfo *rsinfo, const CdpSlot *slot)
 	values[9] = CStringGetTextDatum(slot->last_sqlstate);
 	values[10] = time_or_null(slot->last_error_at, &nulls[10]);
 	nulls[8] = nulls[9] = nulls[10];
+	values[11] = Int32GetDatum(slot->unlisted);
 	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 }
 
@@ -264,54 +265,97 @@ may_see(const char *workspace_id)
 		cdp_role_has_workspace(GetOuterUserId(), atoi(workspace_id));
 }
 
-/* Workers of a source that run or wait, and the last error of one that does not. */
-static void
-count_workers(int32 source_id, int *running, int *waiting, CdpSlot *troubled)
+/* the workers of one source */
+typedef struct Workers
 {
-	*running = *waiting = 0;
-	troubled->last_error[0] = '\0';
+	int			running,
+				waiting,
+				failed;			/* ended with an error, and did not work since */
+	bool		worst_failed;
+	CdpSlot		worst;			/* whose error is shown; last_error is empty: nobody's */
+} Workers;
+
+/* who fails comes before who waits, then the trouble that is older */
+static bool
+is_worse(const CdpSlot *slot, bool failed, const Workers *w)
+{
+	if (slot->last_error[0] == '\0' || w->worst.last_error[0] == '\0')
+		return slot->last_error[0] != '\0';
+	if (failed != w->worst_failed)
+		return failed;
+	return slot->last_error_at < w->worst.last_error_at;
+}
+
+static void
+count_worker(Workers *w, const CdpSlot *slot)
+{
+	bool		up = slot->state == CDP_SLOT_UP;
+	bool		failed = slot->failures > 0 && !(up && slot->condition == CDP_COND_WAITING);
+
+	if (up && slot->condition == CDP_COND_RUNNING)
+	{
+		w->running++;
+		return;
+	}
+	if (is_worse(slot, failed, w))
+	{
+		w->worst = *slot;
+		w->worst_failed = failed;
+	}
+	w->failed += failed;
+	w->waiting += up && !failed;
+}
+
+static void
+count_workers(int32 source_id, Workers *w)
+{
+	memset(w, 0, sizeof(*w));
 	LWLockAcquire(cdp_workers->lock, LW_SHARED);
 	for (int i = 0; i < cdp_workers->nslots; i++)
 	{
 		const CdpSlot *slot = &cdp_workers->slots[i];
 
-		if (slot->state == CDP_SLOT_FREE || slot->kind != CDP_WORKER_SOURCE ||
-			slot->database != MyDatabaseId || slot->source_id != source_id)
-			continue;
-		if (slot->state == CDP_SLOT_UP && slot->condition == CDP_COND_RUNNING)
-			(*running)++;
-		else
-		{
-			*waiting += slot->state == CDP_SLOT_UP;
-			*troubled = *slot;
-		}
+		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE && slot->wanted &&
+			slot->database == MyDatabaseId && slot->source_id == source_id)
+			count_worker(w, slot);
 	}
 	LWLockRelease(cdp_workers->lock);
+}
+
+static void
+report_running(Report *r, const char *item, int workers, const Workers *w)
+{
+	StringInfoData message;
+
+	initStringInfo(&message);
+	appendStringInfo(&message, "%d of %d workers are running", w->running, workers);
+	if (w->running == workers)
+	{
+		say(r, "ok", item, message.data, NULL);
+		return;
+	}
+	appendStringInfo(&message, ", %d wait, %d failed", w->waiting, w->failed);
+	if (w->worst.last_error[0])
+		appendStringInfo(&message, "; worker %d: %s", w->worst.worker + 1, w->worst.last_error);
+	say(r, w->waiting + w->running == workers ? "warning" : "error", item, message.data,
+		"See cdp.source_status, and worker_slots and maintenance here.");
 }
 
 static void
 report_source(Report *r, int row)
 {
 	char	   *item = psprintf("source %s", cell(row, 3));
-	int			workers = atoi(cell(row, 4));
 	int			diverged = atoi(cell(row, 6));
-	int			running,
-				waiting;
-	CdpSlot		troubled;
+	Workers		w;
 
-	count_workers(atoi(cell(row, 1)), &running, &waiting, &troubled);
+	count_workers(atoi(cell(row, 1)), &w);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
 			"The topic was deleted and made again, or truncated. Go on with cdp.adopt_source(), from 0 to read all of it.");
 	if (strcmp(cell(row, 5), "t") == 0)
 		say(r, "info", item, "the source is paused", "SELECT cdp.resume_source(...)");
-	else if (running == workers)
-		say(r, "ok", item, psprintf("%d of %d workers are running", running, workers), NULL);
 	else
-		say(r, waiting + running == workers ? "warning" : "error", item,
-			psprintf("%d of %d workers are running, %d wait%s%s", running, workers, waiting,
-					 troubled.last_error[0] ? ": " : "", troubled.last_error),
-			"See cdp.source_status, and worker_slots and maintenance here.");
+		report_running(r, item, atoi(cell(row, 4)), &w);
 }
 
 /* SPI is connected. */

@@ -32,15 +32,17 @@ SELECT s.name AS source,
 	o."partition",
 	o."position",
 	p.end_position,
-	GREATEST(p.end_position OPERATOR(pg_catalog.-) o."position", 0) AS lag,
+	CASE WHEN p.end_position IS NOT NULL THEN GREATEST(p.end_position OPERATOR(pg_catalog.-) o."position", 0) END AS lag,
 	CASE WHEN p.end_position OPERATOR(pg_catalog.<=) o."position" THEN 0
-		ELSE GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.last_record_time), 0)
+		WHEN o.last_record_time IS NOT NULL
+		THEN GREATEST(pg_catalog.date_part('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) o.last_record_time), 0)
 	END AS lag_seconds,
-	COALESCE(p.rate, 0) AS rate,
+	CASE WHEN p.ready IS NOT NULL OR x.unlisted OPERATOR(pg_catalog.>) 0 THEN p.rate ELSE 0 END AS rate,
 	CASE WHEN s.paused THEN 'paused'
 		WHEN o.state OPERATOR(pg_catalog.=) 'diverged' THEN 'diverged'
 		WHEN x.state IS NULL THEN 'stopped'
-		WHEN x.state OPERATOR(pg_catalog.=) 'running' AND p.ready IS NOT TRUE AND o."partition" IS NOT NULL THEN 'waiting'
+		WHEN x.state OPERATOR(pg_catalog.=) 'running' AND o."partition" IS NOT NULL
+			AND NOT COALESCE(p.ready, x.unlisted OPERATOR(pg_catalog.>) 0) THEN 'waiting'
 		ELSE x.state
 	END AS state,
 	x.pid AS worker_pid,
@@ -58,16 +60,16 @@ FROM cdp_data.source s
 	LEFT JOIN cdp.source_workers() x
 		ON x.source_id OPERATOR(pg_catalog.=) s.source_id
 		AND x.worker OPERATOR(pg_catalog.=) (COALESCE(o."partition", 0) OPERATOR(pg_catalog.%) s.workers);
-COMMENT ON VIEW cdp.source_status IS 'Every partition of the Kafka sources: how far it is, and what its worker does; a topic of which nothing was read yet has one row without partition.';
+COMMENT ON VIEW cdp.source_status IS 'Every partition of the Kafka sources: how far it is, and what its worker does; a topic of which nothing was read yet has one row without partition. A worker shows 256 partitions in detail: of more, what the broker would say (end_position, lag, rate) is NULL.';
 COMMENT ON COLUMN cdp.source_status.source IS 'Source.';
 COMMENT ON COLUMN cdp.source_status.workspace IS 'Workspace.';
 COMMENT ON COLUMN cdp.source_status.topic IS 'Topic.';
 COMMENT ON COLUMN cdp.source_status."partition" IS 'Partition of the topic.';
 COMMENT ON COLUMN cdp.source_status."position" IS 'Offset of the next record to be read; all before it is committed.';
 COMMENT ON COLUMN cdp.source_status.end_position IS 'End of the partition as the broker said at most some seconds ago; NULL: not known.';
-COMMENT ON COLUMN cdp.source_status.lag IS 'Offsets between position and end.';
+COMMENT ON COLUMN cdp.source_status.lag IS 'Offsets between position and end; NULL: not known.';
 COMMENT ON COLUMN cdp.source_status.lag_seconds IS 'Age in seconds of the last record that was read, 0 when nothing is left to read; NULL: not known.';
-COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last seconds.';
+COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last seconds; NULL: not known.';
 COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 30 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
 COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
 COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';

@@ -179,7 +179,7 @@ static void
 open_consumer(void)
 {
 	CdpTransportFunction door = (CdpTransportFunction)
-		load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
+	load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
 	const char *error = NULL;
 
 	w.transport = door();
@@ -428,12 +428,13 @@ publish(int kept)
 	for (int i = 0; i < n; i++)
 	{
 		Part	   *part = w.parts[i];
+		int64		end = part->end < 0 ? -1 : Max(part->end, part->position);
 
 		update_rate(part, now);
-		slot->parts[i] = (CdpPartitionStat) {part->topic, part->state, part->partition,
-		part->end < 0 ? -1 : Max(part->end, part->position), part->end_at, part->rate};
+		slot->parts[i] = (CdpPartitionStat) {part->topic, part->state, part->partition, end, part->end_at, part->rate};
 	}
 	slot->nparts = n;
+	slot->unlisted = w.nparts - n;
 	LWLockRelease(cdp_workers->lock);
 }
 

@@ -94,6 +94,45 @@ def partitions_added(world):
         'added partitions appear in the status')
 
 
+def many_partitions(world):
+    """A worker shows 256 partitions in detail; the others are consumed and shown as well, with what is known of them."""
+    world.kafka.create_topic('many', 300)
+    world.source('many')
+    world.send('many', ['many-1'], partition=299)
+    world.caught_up('many', '300 partitions are consumed')
+    tap.same(world.ids('many'), ['many-1'], 'so is the last of them')
+    shown = """SELECT state, end_position IS NULL AND lag IS NULL AND rate IS NULL, count(*), max("position")
+               FROM cdp.source_status WHERE source = 'many' GROUP BY 1, 2 ORDER BY 2"""
+    tap.wait_for(lambda: world.server.rows(shown), 'all partitions are shown as running, the end of the last is not known',
+                 good=lambda rows: rows == [('running', False, 256, 0), ('running', True, 44, 1)])
+    world.server.rows("SELECT cdp.drop_source('many')")
+
+
+TROUBLE = """CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF new.topic = 'trouble' AND new."partition" = 1 THEN RAISE EXCEPTION 'it cannot'; END IF;
+    IF new.topic = 'trouble' AND new."partition" = 2 THEN RAISE EXCEPTION 'it must wait' USING ERRCODE = 'lock_not_available'; END IF;
+    RETURN new;
+END $$"""
+
+
+def workers_in_trouble(world):
+    """Of the workers of a source the status shows how many are in trouble, and the one that failed before the one that waits."""
+    world.kafka.create_topic('trouble', 3)
+    world.server.rows(TROUBLE)
+    world.server.rows('CREATE TRIGGER trouble BEFORE UPDATE ON cdp_data.source_offset FOR EACH ROW EXECUTE FUNCTION public.trouble()')
+    world.source('trouble', workers=3)
+    for partition in range(3):
+        world.send('trouble', [f'trouble-{partition}'], partition=partition)
+    status = "SELECT severity, message FROM cdp.status WHERE item = 'source trouble'"
+    tap.wait_for(lambda: world.server.rows(status), 'the status counts the workers and names the one that failed',
+                 good=lambda rows: rows == [('error', '1 of 3 workers are running, 1 wait, 1 failed; worker 2: it cannot')])
+    world.server.rows('DROP TRIGGER trouble ON cdp_data.source_offset')
+    world.caught_up('trouble', 'they go on when the trouble is over')
+    tap.wait_for(lambda: world.server.rows(status), 'then the status is good',
+                 good=lambda rows: rows == [('ok', '3 of 3 workers are running')])
+
+
 def null_values(world):
     """A record without a value says nothing about anybody, and is not an error."""
     world.kafka.create_topic('nulls', 1)
@@ -203,7 +242,7 @@ def pause_and_drop(world):
 def main():
     """All checks over one server and one broker."""
     world = World()
-    for situation in (topic_created_later, partitions_added, null_values, keys_and_headers, time_stamp_types,
+    for situation in (topic_created_later, partitions_added, many_partitions, workers_in_trouble, null_values, keys_and_headers, time_stamp_types,
                       compressions, big_messages, broker_away, pause_and_drop):
         try:
             situation(world)

@@ -1,5 +1,6 @@
 """A message id is stored once, whatever month its copies say they are from: with and without filters, in races, through a crash."""
 import datetime
+import json
 import os
 import sys
 import threading
@@ -119,6 +120,22 @@ def check_races(server, first, what):
     tap.same(got, [(0, 0)], f'{what}: no id is stored twice')
 
 
+def check_parked(server, first, what):
+    """A worker parks the one message that a client is storing in another month, and applies the others at once, not half by half."""
+    held = {**message(first, 2), 'userId': f'{what}-holder'}
+    with server.connect(autocommit=False) as client:
+        tap.same(outcomes(client, [held]), {'stored': 1}, f'{what}: a client stores a message and does not commit')
+        server.rows('SELECT cdp.reset_stage_stats()')
+        server.rows("""INSERT INTO cdp_data.parked (workspace_id, source_id, parked_at, body)
+                       SELECT workspace_id, source_id, now(), convert_to(m, 'UTF8') FROM cdp_data.source, unnest(%s::text[]) m
+                       WHERE name = 'sql'""", [json.dumps(message(first + n, 7)) for n in range(500)])
+        tap.wait_for(lambda: server.value('SELECT count(*) FROM cdp_data.parked'), 'all messages but one are applied',
+                     good=lambda left: left == 1)
+        tap.same(server.value("SELECT calls FROM cdp.stage_stats WHERE stage = 'resolve'"), 1, f'{what}: the others were applied together')
+        client.rollback()
+    tap.wait_for(lambda: server.value('SELECT count(*) FROM cdp_data.parked'), 'the last is applied', good=lambda left: left == 0)
+
+
 def check_crash(server):
     """Filters are gone with the server, come back, and know everything that was committed."""
     server.kill()
@@ -172,6 +189,7 @@ def main():
     check_moved(server, 'with filters')
     tap.same(server.rows(FILTERS), before, 'moved events leave the filters in use')
     check_races(server, 2 * 10 ** 6, 'with filters')
+    check_parked(server, 4 * 10 ** 6, 'with filters')
     check_crash(server)
     check_other_writers(server)
     check_growth(server)
@@ -180,6 +198,7 @@ def main():
     server.start()
     check_moved(server, 'without filters')
     check_races(server, 3 * 10 ** 6, 'without filters')
+    check_parked(server, 5 * 10 ** 6, 'without filters')
     tap.same(server.value('SELECT count(*) FROM cdp.read_filters()'), 0, 'without memory there is no filter')
     tap.same(server.value('SELECT count(*) FROM cdp.verify()'), 0, 'verify() finds nothing')
     server.stop()
