@@ -6,8 +6,12 @@
  * times.  The event's fragment is computed again (recompute.c, dirty.c).  The
  * event may have been the first that presented its link, or its identifier
  * alone: the least evidence time of that anchor is read again from all its
- * events.  The row of the link or identifier may lie elsewhere than the event
- * (a demoted identifier leads the link, say), and its guard is written, too.
+ * events.  The row of the link or identifier may lie elsewhere than the event (a
+ * demoted identifier leads the link, say), and its guard is written, too.
+ *
+ * The delivery itself is no evidence: its source may be another than the one
+ * that the event, and so the link, is stored for, and when another batch had a
+ * delivery that is still less, it defines nothing.
  */
 #include "postgres.h"
 
@@ -33,7 +37,8 @@ typedef struct Moved
 
 static CdpSpi move_event_plan = {
 	"UPDATE cdp_data.event SET occurred_at = $3, received_at = $4, sent_at = $5, flags = $6"
-	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2 RETURNING fragment_id",
+	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2"
+	" RETURNING fragment_id, anchor",
 	7, {INT8ARRAYOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID}
 };
 
@@ -73,9 +78,9 @@ fragments_of_event(const CdpEvent *ev)
 	return cdp_int8_array(ids, n);
 }
 
-/* False: it was purged or forgotten, so there is nothing to move. */
+/* false: it was purged or forgotten, so there is nothing to move */
 static bool
-move_event(CdpEvent *ev, int64 *fragment_id)
+move_event(CdpEvent *ev, int64 *fragment_id, int64 *anchor)
 {
 	Datum		args[7] = {fragments_of_event(ev), Int64GetDatum(ev->event_id),
 		TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at),
@@ -83,6 +88,7 @@ move_event(CdpEvent *ev, int64 *fragment_id)
 	bool		found = cdp_spi_run(&move_event_plan, args, ev->sent_at == CDP_NO_TIME ? "    n  " : NULL) == 1;
 
 	*fragment_id = found ? cdp_spi_int64(0, 1) : 0;
+	*anchor = found ? cdp_spi_int64(0, 2) : 0;
 	cdp_spi_end();
 	return found;
 }
@@ -100,20 +106,21 @@ static void
 move(CdpWork *w, CdpEvent *ev, Moved *moved)
 {
 	const CdpIdent *led = ev->link ? ev->link->members[0] : ev->nidents ? ev->idents[0] : NULL;
-	int64		fragment_id;
+	int64		fragment_id,
+				anchor;
 	CdpFragment *f;
 
-	if (!still_moves(ev) || !move_event(ev, &fragment_id))
+	if (!still_moves(ev) || !move_event(ev, &fragment_id, &anchor))
 		return;
 	move_seen(ev);
 	if (fragment_id && (f = cdp_work_fragment(w, fragment_id)) != NULL)
 		cdp_mark_recompute(&f, 1, "moved");
-	if (led == NULL)
-		return;
+	if (led == NULL || anchor != ev->anchor)
+		return;					/* it would present others today */
 	f = cdp_work_fragment(w, led->fragment_id);
 	f->changed = f->rearranged = true;
 	moved->fragments[moved->n] = fragment_id;
-	moved->anchors[moved->n] = ev->anchor;
+	moved->anchors[moved->n] = anchor;
 	moved->guarded[moved->n++] = led->hash;
 }
 

@@ -335,7 +335,7 @@ cdp_store_links(CdpWork *w)
 	cdp_rel_look(w->link, GetLatestSnapshot());
 	for (int i = 0; i < w->nlinks; i++)
 	{
-		if (w->links[i]->known && !link_tells_more(w->links[i]))
+		if (w->links[i]->first.at == CDP_NO_TIME || (w->links[i]->known && !link_tells_more(w->links[i])))
 			continue;
 		write_guard(w, w->links[i]->members[0]);
 		if (w->links[i]->known)

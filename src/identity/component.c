@@ -339,6 +339,8 @@ add_batch_links(Component *c, int *max, const HashIndex *map)
 		CdpFoldLink *link = find_fold_link(&c->fold, nstored, mine->link_id);
 		int64		hashes[CDP_MAX_IDENTIFIERS];
 
+		if (mine->first.at == CDP_NO_TIME)
+			continue;
 		if (link == NULL)
 		{
 			link = append_link(&c->fold, max);

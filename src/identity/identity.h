@@ -61,7 +61,7 @@ struct CdpLink
 
 	/* resolve: what follows is of one attempt */
 	uint32		attempt;
-	CdpMoment	first;			/* of the batch */
+	CdpMoment	first;			/* of the batch; at == CDP_NO_TIME: only moved events presented it */
 	TimestampTz last_at;
 	CdpEvent   *first_event;
 	bool		known;			/* this source has presented it before */

@@ -297,7 +297,7 @@ remember_link(CdpWork *w, const CdpLink *link)
 	uint32		era = era_of(w, link->members[0]);
 	LinkEntry  *e;
 
-	if (era == 0)
+	if (era == 0 || link->stored_first.at == CDP_NO_TIME)
 		return;
 	e = put(&links, link->link_id, era);
 	e->first_at = link->stored_first.at;

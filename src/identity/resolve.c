@@ -173,8 +173,9 @@ lower_moment(CdpMoment *m, const CdpEvent *ev)
 		*m = mine;
 }
 
+/* moves: the event's evidence is set right where its rows are (event/move.c) */
 static void
-collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev)
+collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 {
 	if (id->attempt != w->attempt)
 	{
@@ -189,12 +190,12 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev)
 	}
 	id->first_at = Min(id->first_at, ev->evidence_at);
 	id->last_at = Max(id->last_at, ev->evidence_at);
-	if (ev->nidents == 1)
+	if (ev->nidents == 1 && !moves)
 		lower_moment(&id->alone, ev);
 }
 
 static void
-collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
+collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev, bool moves)
 {
 	if (link->attempt != w->attempt)
 	{
@@ -206,6 +207,8 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 		link->attributed = link->members[0];
 		w->links[w->nlinks++] = link;
 	}
+	if (moves)
+		return;
 	link->last_at = Max(link->last_at, ev->evidence_at);
 	if (link->first.at == CDP_NO_TIME ||
 		cdp_moment_cmp(&(CdpMoment) {ev->evidence_at, ev->message_id}, &link->first) < 0)
@@ -214,12 +217,12 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 }
 
 static void
-collect_event(CdpWork *w, CdpEvent *ev)
+collect_event(CdpWork *w, CdpEvent *ev, bool moves)
 {
 	for (int i = 0; i < ev->nidents; i++)
-		collect_ident(w, ev->idents[i], ev);
+		collect_ident(w, ev->idents[i], ev, moves);
 	if (ev->link)
-		collect_link(w, ev->link, ev);
+		collect_link(w, ev->link, ev, moves);
 }
 
 static int
@@ -279,9 +282,9 @@ collect(CdpWork *w)
 	w->idents = palloc(Max(nids, 1) * sizeof(CdpIdent *));
 	w->links = palloc(Max(nlinks, 1) * sizeof(CdpLink *));
 	for (int i = 0; i < w->nevents; i++)
-		collect_event(w, w->events[i]);
+		collect_event(w, w->events[i], false);
 	for (int i = 0; i < w->nmoves; i++)
-		collect_event(w, w->moves[i]);
+		collect_event(w, w->moves[i], true);
 	sort_idents(w->idents, w->nidents);
 	sort_links(w->links, w->nlinks);
 	for (int i = 0; i < w->nidents; i++)
