@@ -48,11 +48,14 @@ static CdpSpi move_seen_plan = {
 };
 
 static CdpSpi read_seen_plan = {
-	"SELECT s.occurred_at, s.received_at FROM cdp_data.message_seen s WHERE s.key = $1",
+	"SELECT s.occurred_at, s.received_at FROM cdp_data.message_seen s WHERE s.key = $1 FOR UPDATE",
 	1, {UUIDOID}
 };
 
-/* under the locks: does this delivery still come before the one that is stored? */
+/*
+ * Does this delivery still come before the one that is stored?  The row of
+ * message_seen is locked, since an event of nobody has no profile to lock.
+ */
 static bool
 still_moves(CdpEvent *ev)
 {
