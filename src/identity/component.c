@@ -24,12 +24,12 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "storage/bufmgr.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
 #include "access/table.h"
+#include "identity/evidence.h"
 #include "spi.h"
 #include "work.h"
 
@@ -74,7 +74,6 @@ static void
 read_member(CdpWork *w, Member *m, int row)
 {
 	bool		isnull;
-	Datum		at;
 	CdpNamespace *ns;
 
 	m->hash = cdp_spi_int64(row, 1);
@@ -82,9 +81,7 @@ read_member(CdpWork *w, Member *m, int row)
 	ns = cdp_namespace_by_id(w->policy, DatumGetInt16(cdp_spi_datum(row, 3, &isnull)));
 	m->rank = ns ? ns - w->policy->namespaces : -1;
 	m->state = m->new_state = DatumGetChar(cdp_spi_datum(row, 4, &isnull));
-	at = cdp_spi_datum(row, 5, &isnull);
-	m->alone.at = isnull ? CDP_NO_TIME : DatumGetTimestampTz(at);
-	m->alone.message_id = cdp_spi_text(row, 6, w->cxt);
+	m->alone = cdp_evidence_moment(row, 5, 6, w->cxt);
 	m->value = cdp_spi_text(row, 7, w->cxt);
 	m->ident = cdp_batch_ident(w->batch, m->hash);
 	if (m->ident && m->ident->attempt != w->attempt)
@@ -204,41 +201,17 @@ join_all(Component *c)
 /* ---------------------------------------------------------------- preparing the fold */
 
 static CdpSpi links_plan = {
-	"SELECT l.link_id, l.kind, l.members, l.first_at, l.first_message,"
-	" EXISTS (SELECT FROM cdp_data.decision d WHERE d.kind = 'retract' AND d.a = l.link_id)"
-	" FROM cdp_data.link l WHERE l.identifier_id = ANY ($1) ORDER BY l.link_id",
+	CDP_EVIDENCE_LINKS " WHERE l.identifier_id = ANY ($1) ORDER BY l.link_id",
 	1, {INT8ARRAYOID}
 };
 
 static CdpSpi decisions_plan = {
-	"SELECT d.a, d.b, d.kind = 'shared' FROM cdp_data.decision d"
-	" WHERE d.kind IN ('keep_apart', 'shared') AND d.a = ANY ($1)",
+	CDP_EVIDENCE_DECISIONS " AND d.a = ANY ($1)",
 	1, {INT8ARRAYOID}
 };
 
-typedef struct HashIndex
-{
-	int64		hash;
-	int			index;
-} HashIndex;
-
-static int
-hash_index_order(const void *a, const void *b)
-{
-	return cdp_int64_order(&((const HashIndex *) a)->hash, &((const HashIndex *) b)->hash);
-}
-
-static int
-index_of(const HashIndex *map, int n, int64 hash)
-{
-	HashIndex	key = {hash, 0};
-	HashIndex  *found = bsearch(&key, map, n, sizeof(HashIndex), hash_index_order);
-
-	return found ? found->index : -1;
-}
-
 static void
-prepare_idents(Component *c, HashIndex *map)
+prepare_idents(Component *c)
 {
 	c->fold.idents = palloc0(c->nmembers * sizeof(CdpFoldIdent));
 	c->fold.nidents = c->nmembers;
@@ -248,64 +221,7 @@ prepare_idents(Component *c, HashIndex *map)
 		c->fold.idents[i].rank = Max(c->members[i].rank, 0);
 		c->fold.idents[i].value = c->members[i].value;
 		c->fold.idents[i].alone = c->members[i].alone;
-		map[i] = (HashIndex) {c->members[i].hash, i};
 	}
-	qsort(map, c->nmembers, sizeof(HashIndex), hash_index_order);
-}
-
-static CdpFoldLink *
-append_link(CdpFold *fold, int *max)
-{
-	if (fold->nlinks == *max)
-	{
-		*max = Max(32, *max * 2);
-		fold->links = fold->links
-			? repalloc(fold->links, *max * sizeof(CdpFoldLink))
-			: palloc(*max * sizeof(CdpFoldLink));
-	}
-	memset(&fold->links[fold->nlinks], 0, sizeof(CdpFoldLink));
-	return &fold->links[fold->nlinks++];
-}
-
-/* members as indices; false when one is not of this component (it cannot be) */
-static bool
-set_members(CdpFoldLink *link, const int64 *hashes, int n, const HashIndex *map, int nmap)
-{
-	link->nmembers = n;
-	link->members = palloc(n * sizeof(int));
-	for (int i = 0; i < n; i++)
-		if ((link->members[i] = index_of(map, nmap, hashes[i])) < 0)
-			return false;
-	return true;
-}
-
-static void
-take_stored_link(Component *c, int row, int *max, const HashIndex *map)
-{
-	bool		isnull;
-	int64		id = cdp_spi_int64(row, 1);
-	CdpFold    *fold = &c->fold;
-	CdpMoment	first;
-	ArrayType  *a;
-	CdpFoldLink *link;
-
-	first.at = DatumGetTimestampTz(cdp_spi_datum(row, 4, &isnull));
-	first.message_id = cdp_spi_text(row, 5, c->w->cxt);
-	if (fold->nlinks && fold->links[fold->nlinks - 1].link_id == id)
-	{
-		/* another source has presented it, too */
-		if (cdp_moment_cmp(&first, &fold->links[fold->nlinks - 1].first) < 0)
-			fold->links[fold->nlinks - 1].first = first;
-		return;
-	}
-	link = append_link(fold, max);
-	link->link_id = id;
-	link->kind = DatumGetChar(cdp_spi_datum(row, 2, &isnull));
-	link->first = first;
-	link->retracted = DatumGetBool(cdp_spi_datum(row, 6, &isnull));
-	a = DatumGetArrayTypeP(cdp_spi_datum(row, 3, &isnull));
-	if (!set_members(link, (int64 *) ARR_DATA_PTR(a), ArrayGetNItems(ARR_NDIM(a), ARR_DIMS(a)), map, c->nmembers))
-		elog(ERROR, "a link has a member outside of its component");
 }
 
 static CdpFoldLink *
@@ -329,7 +245,7 @@ find_fold_link(CdpFold *fold, int nstored, int64 link_id)
 }
 
 static void
-add_batch_links(Component *c, int *max, const HashIndex *map)
+add_batch_links(Component *c, CdpEvidence *e)
 {
 	int			nstored = c->fold.nlinks;
 
@@ -343,14 +259,9 @@ add_batch_links(Component *c, int *max, const HashIndex *map)
 			continue;
 		if (link == NULL)
 		{
-			link = append_link(&c->fold, max);
-			link->link_id = mine->link_id;
-			link->kind = mine->kind;
-			link->first.at = CDP_NO_TIME;
 			for (int j = 0; j < mine->nmembers; j++)
 				hashes[j] = mine->members[j]->hash;
-			if (!set_members(link, hashes, mine->nmembers, map, c->nmembers))
-				elog(ERROR, "a link of the batch has a member outside of its component");
+			link = cdp_evidence_add_link(e, mine->link_id, mine->kind, hashes, mine->nmembers);
 		}
 		if (cdp_moment_cmp(&mine->first, &link->first) < 0)
 			link->first = mine->first;
@@ -358,49 +269,24 @@ add_batch_links(Component *c, int *max, const HashIndex *map)
 }
 
 static void
-prepare_links(Component *c, const HashIndex *map)
+prepare_evidence(Component *c)
 {
+	CdpEvidence e;
 	int64	   *hashes = palloc(c->nmembers * sizeof(int64));
 	Datum		arg;
-	int			max = 0,
-				n;
 
 	for (int i = 0; i < c->nmembers; i++)
 		hashes[i] = c->members[i].hash;
 	arg = cdp_int8_array(hashes, c->nmembers);
-	n = cdp_spi_run(&links_plan, &arg, NULL);
-	for (int i = 0; i < n; i++)
-		take_stored_link(c, i, &max, map);
+	cdp_evidence_begin(&e, &c->fold, false);
+	cdp_spi_run(&links_plan, &arg, NULL);
+	cdp_evidence_take_links(&e);
 	cdp_spi_end();
-	add_batch_links(c, &max, map);
-}
-
-static void
-prepare_decisions(Component *c, const HashIndex *map)
-{
-	int64	   *hashes;
-	Datum		arg;
-	int			n;
-	bool		isnull;
-
+	add_batch_links(c, &e);
 	if (!there_are_decisions())
 		return;
-	hashes = palloc(c->nmembers * sizeof(int64));
-	for (int i = 0; i < c->nmembers; i++)
-		hashes[i] = c->members[i].hash;
-	arg = cdp_int8_array(hashes, c->nmembers);
-	n = cdp_spi_run(&decisions_plan, &arg, NULL);
-	c->fold.apart = palloc(Max(n, 1) * sizeof(CdpFoldPair));
-	for (int i = 0; i < n; i++)
-	{
-		int			a = index_of(map, c->nmembers, cdp_spi_int64(i, 1));
-		int			b = index_of(map, c->nmembers, cdp_spi_int64(i, 2));
-
-		if (DatumGetBool(cdp_spi_datum(i, 3, &isnull)))
-			c->fold.idents[a].sticky = true;
-		else if (b >= 0)
-			c->fold.apart[c->fold.napart++] = (CdpFoldPair) {a, b};
-	}
+	cdp_spi_run(&decisions_plan, &arg, NULL);
+	cdp_evidence_take_decisions(&e);
 	cdp_spi_end();
 }
 
@@ -446,19 +332,15 @@ log_warnings(Component *c)
 	}
 }
 
-static HashIndex *
+static void
 fold_component(Component *c)
 {
-	HashIndex  *map = palloc(c->nmembers * sizeof(HashIndex));
-
 	c->fold.policy = c->w->policy;
-	prepare_idents(c, map);
-	prepare_links(c, map);
-	prepare_decisions(c, map);
+	prepare_idents(c);
+	prepare_evidence(c);
 	cdp_fold(&c->fold);
 	record_shared(c);
 	log_warnings(c);
-	return map;
 }
 
 /* ---------------------------------------------------------------- applying the fold */
@@ -645,7 +527,7 @@ relabel_events(Component *c, CdpFragment **all, int nall)
 }
 
 static void
-attribute_links(Component *c, const HashIndex *map)
+attribute_links(Component *c)
 {
 	for (int i = 0; i < c->fold.nlinks; i++)
 	{
@@ -658,7 +540,7 @@ attribute_links(Component *c, const HashIndex *map)
 }
 
 static void
-apply_fold(Component *c, const HashIndex *map)
+apply_fold(Component *c)
 {
 	CdpFragment **all;
 	int			nall;
@@ -671,7 +553,7 @@ apply_fold(Component *c, const HashIndex *map)
 		CommandCounterIncrement();
 		relabel_events(c, all, nall);
 	}
-	attribute_links(c, map);
+	attribute_links(c);
 	rewrite_all(c);
 	for (int i = 0; i < nall; i++)
 		all[i]->rearranged = true;
@@ -840,10 +722,9 @@ settle_one(CdpWork *w, const FragmentGroup *fg, int nfg, Member *all, int nall)
 		join_all(&c);
 	else
 	{
-		HashIndex  *map = fold_component(&c);
-
+		fold_component(&c);
 		if (c.fold.contested || c.contested_before || c.fold.nprofiles != 1)
-			apply_fold(&c, map);
+			apply_fold(&c);
 		else
 			join_all(&c);
 	}
