@@ -270,10 +270,14 @@ gather(CdpRel *r)
 	r->filling = false;
 	old = MemoryContextSwitchTo(r->cxt);
 	if (r->buffer == NULL)
+	{
 		r->buffer = palloc(CDP_REL_BUFFER * sizeof(TupleTableSlot *));
+		r->places = palloc(CDP_REL_BUFFER * sizeof(ItemPointer));
+	}
 	if (r->nbuffered == r->nslots)
 		r->buffer[r->nslots++] = MakeSingleTupleTableSlot(r->desc, &TTSOpsHeapTuple);
 	MemoryContextSwitchTo(r->tuples);
+	r->places[r->nbuffered] = r->place;
 	form_tuple(r, r->buffer[r->nbuffered++]);
 	MemoryContextSwitchTo(old);
 }
@@ -353,14 +357,21 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 /* ---------------------------------------------------------------- inserting */
 
 TupleTableSlot *
-cdp_rel_new(CdpRel *r)
+cdp_rel_new_at(CdpRel *r, ItemPointer place)
 {
 	TupleTableSlot *fresh = begin_row(r);
 
 	if (r->nbuffered == CDP_REL_BUFFER)
 		cdp_rel_flush(r);
 	r->filling = true;
+	r->place = place;
 	return fresh;
+}
+
+TupleTableSlot *
+cdp_rel_new(CdpRel *r)
+{
+	return cdp_rel_new_at(r, NULL);
 }
 
 void
@@ -377,7 +388,11 @@ cdp_rel_flush(CdpRel *r)
 		for (int i = 0; i < r->nbuffered; i++)
 			insert_index_tuples(r, r->buffer[i], false);
 	for (int i = 0; i < r->nbuffered; i++)
+	{
+		if (r->places[i])
+			*r->places[i] = r->buffer[i]->tts_tid;
 		ExecClearTuple(r->buffer[i]);
+	}
 	r->nbuffered = 0;
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(r->tuples);

@@ -34,9 +34,11 @@ typedef struct CdpRel
 	TupleTableSlot *row;		/* last row found */
 	TupleTableSlot *fresh;		/* values of the next row to insert or to replace another */
 	bool		filling;		/* fresh is a row to insert */
+	ItemPointer place;			/* of that row */
 	MemoryContext tuples;		/* of the rows gathered */
 	TupleTableSlot *image;		/* formed tuple of an update */
 	TupleTableSlot **buffer;	/* formed tuples */
+	ItemPointer *places;		/* who wants to know where they went, or NULL */
 	int			nbuffered,
 				nslots;
 } CdpRel;
@@ -75,6 +77,8 @@ extern void cdp_rel_update(CdpRel *r, ItemPointer tid);
  * is asked of the table.  Written by flush, close or when the buffer is full.
  */
 extern TupleTableSlot *cdp_rel_new(CdpRel *r);
+/* the same; *place becomes where the row is, when it is written */
+extern TupleTableSlot *cdp_rel_new_at(CdpRel *r, ItemPointer place);
 extern void cdp_rel_flush(CdpRel *r);
 
 #endif							/* CDP_TABLE_H */

@@ -248,7 +248,7 @@ note_stored(CdpLink *link, ItemPointer tid)
 static void
 insert_link(CdpWork *w, CdpLink *link)
 {
-	TupleTableSlot *row = cdp_rel_new(w->link);
+	TupleTableSlot *row = cdp_rel_new_at(w->link, &link->tid);
 	Datum	   *v = row->tts_values;
 
 	v[LINK_IDENTIFIER] = Int64GetDatum(link->members[0]->hash);

@@ -38,6 +38,7 @@ struct CdpIdent
 	/* resolve: what follows is of one attempt */
 	uint32		attempt;		/* number of the attempt that filled it */
 	bool		known;			/* has a row */
+	uint32		era;			/* that it is remembered from (recent.c); 0: it was read */
 	char		state;			/* of the row: 'l'ive, 's'hared, 'd'emoted */
 	char		stored_state;
 	ItemPointerData tid;		/* of the row when it was read */

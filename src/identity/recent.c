@@ -31,6 +31,7 @@
 #include "identity/recent.h"
 
 #define WAYS 4					/* entries that a key may be in */
+#define LEAST_BITS 6
 #define LONGEST_MEMORY (UINT64CONST(1) << 30)	/* transactions until all is forgotten, before an xid can return */
 
 typedef struct Head
@@ -72,7 +73,7 @@ typedef struct Table
 {
 	char	   *entries;
 	Size		width;
-	uint32		mask;			/* sets - 1 */
+	int			bits;			/* 2 ^ bits sets */
 } Table;
 
 static MemoryContext cxt = NULL;
@@ -85,11 +86,25 @@ static uint64 remembered_since;	/* full transaction id */
 
 /* ---------------------------------------------------------------- tables of fixed size */
 
-static Head *
-first_of_set(const Table *t, int64 key)
+/*
+ * resolve.c and store.c go through identifiers and links by hash, through
+ * fragments by id: so do these, or each entry would cost a miss of the cache.
+ */
+static uint32
+set_by_hash(const Table *t, int64 hash)
 {
-	uint32		set = (uint32) (((uint64) key * UINT64CONST(0x9E3779B97F4A7C15)) >> 32) & t->mask;
+	return (uint32) (((uint64) hash ^ PG_INT64_MIN) >> (64 - t->bits));
+}
 
+static uint32
+set_by_id(const Table *t, int64 id)
+{
+	return (uint32) id & ((1U << t->bits) - 1);
+}
+
+static Head *
+first_of_set(const Table *t, uint32 set)
+{
 	return (Head *) (t->entries + (Size) set * WAYS * t->width);
 }
 
@@ -100,13 +115,10 @@ next_of_set(const Table *t, Head *h)
 }
 
 static void *
-find(const Table *t, int64 key)
+find(const Table *t, uint32 set, int64 key)
 {
-	Head	   *h;
+	Head	   *h = first_of_set(t, set);
 
-	if (cxt == NULL)
-		return NULL;
-	h = first_of_set(t, key);
 	for (int i = 0; i < WAYS; i++, h = next_of_set(t, h))
 		if (h->key == key && h->era != 0)
 		{
@@ -118,9 +130,9 @@ find(const Table *t, int64 key)
 
 /* the key's entry, or the one that makes room for it */
 static void *
-put(const Table *t, int64 key, uint32 era)
+put(const Table *t, uint32 set, int64 key, uint32 era)
 {
-	Head	   *h = first_of_set(t, key),
+	Head	   *h = first_of_set(t, set),
 			   *oldest = h;
 
 	for (int i = 0; i < WAYS; i++, h = next_of_set(t, h))
@@ -139,27 +151,47 @@ put(const Table *t, int64 key, uint32 era)
 	return oldest;
 }
 
-static void
-make_table(Table *t, uint32 entries)
+static FragmentEntry *
+find_fragment(int64 fragment_id)
 {
-	t->mask = entries / WAYS - 1;
-	t->entries = MemoryContextAllocExtended(cxt, (Size) entries * t->width, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	return cxt ? find(&fragments, set_by_id(&fragments, fragment_id), fragment_id) : NULL;
 }
 
+static IdentifierEntry *
+find_identifier(int64 hash)
+{
+	return cxt ? find(&identifiers, set_by_hash(&identifiers, hash), hash) : NULL;
+}
+
+/* beside those of the same leader */
+static LinkEntry *
+find_link(const CdpLink *link)
+{
+	return cxt ? find(&links, set_by_hash(&links, link->members[0]->hash), link->link_id) : NULL;
+}
+
+static void
+make_table(Table *t, int bits)
+{
+	t->bits = bits;
+	t->entries = MemoryContextAllocExtended(cxt, ((Size) WAYS << bits) * t->width, MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+}
+
+/* room for two identifiers and two links a person */
 void
 cdp_recent_start(Size bytes)
 {
-	Size		person = sizeof(FragmentEntry) + 2 * sizeof(IdentifierEntry) + 2 * sizeof(LinkEntry);
-	uint32		people = 64 * WAYS;
+	Size		set = WAYS * (sizeof(FragmentEntry) + 2 * sizeof(IdentifierEntry) + 2 * sizeof(LinkEntry));
+	int			bits = 0;
 
-	if (bytes < people * person)
+	while (set << (bits + 1) <= bytes)
+		bits++;
+	if (bits < LEAST_BITS)
 		return;
-	while (2 * people * person <= bytes)
-		people *= 2;
 	cxt = AllocSetContextCreate(TopMemoryContext, "cdp recent people", ALLOCSET_DEFAULT_SIZES);
-	make_table(&fragments, people);
-	make_table(&identifiers, 2 * people);
-	make_table(&links, 2 * people);
+	make_table(&fragments, bits);
+	make_table(&identifiers, bits + 1);
+	make_table(&links, bits + 1);
 }
 
 /* ---------------------------------------------------------------- recalling */
@@ -167,12 +199,12 @@ cdp_recent_start(Size bytes)
 bool
 cdp_recent_identifier(CdpIdent *id)
 {
-	IdentifierEntry *e = find(&identifiers, id->hash);
-	FragmentEntry *guard = e ? find(&fragments, e->fragment_id) : NULL;
+	IdentifierEntry *e = find_identifier(id->hash);
 
-	if (guard == NULL || guard->head.era != e->head.era || e->check != id->check ||
-		(e->alone_at == id->alone.at && e->alone_at != CDP_NO_TIME))
-		return false;			/* the last: message ids decide, and they are not here */
+	/* in the same moment, message ids decide, and they are not here */
+	if (e == NULL || e->check != id->check || (e->alone_at == id->alone.at && e->alone_at != CDP_NO_TIME))
+		return false;
+	id->era = e->head.era;
 	id->known = true;
 	id->tid = e->tid;
 	id->fragment_id = id->stored_fragment_id = e->fragment_id;
@@ -183,28 +215,40 @@ cdp_recent_identifier(CdpIdent *id)
 	return true;
 }
 
+bool
+cdp_recent_holds(const CdpFragment *guard, CdpIdent *id)
+{
+	IdentifierEntry *e;
+
+	if (id->era == 0 || id->era == guard->era)
+		return true;
+	id->era = 0;
+	if ((e = find_identifier(id->hash)) != NULL)
+		e->head.era = 0;
+	return false;
+}
+
 ItemPointerData
 cdp_recent_place(int64 fragment_id)
 {
-	FragmentEntry *e = find(&fragments, fragment_id);
+	FragmentEntry *e = find_fragment(fragment_id);
 	ItemPointerData nowhere;
 
 	ItemPointerSetInvalid(&nowhere);
 	return e ? e->tid : nowhere;
 }
 
-bool
+void
 cdp_recent_confirm(CdpFragment *f, TransactionId xmin)
 {
-	FragmentEntry *e = find(&fragments, f->fragment_id);
+	FragmentEntry *e = find_fragment(f->fragment_id);
 
 	if (e == NULL)
-		return true;
+		return;
 	if (e->xmin == xmin)
 		f->era = e->head.era;
 	else
 		e->head.era = 0;
-	return f->era != 0;
 }
 
 bool
@@ -213,7 +257,7 @@ cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
 	LinkEntry  *e;
 
 	/* a moved event may have changed the row a moment ago */
-	if (guard->era == 0 || guard->rearranged || (e = find(&links, link->link_id)) == NULL || e->head.era != guard->era ||
+	if (guard->era == 0 || guard->rearranged || (e = find_link(link)) == NULL || e->head.era != guard->era ||
 		e->source_id != source_id || e->kind != link->kind || e->first_at == link->first.at)
 		return false;
 	link->known = true;
@@ -225,15 +269,6 @@ cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
 
 /* ---------------------------------------------------------------- remembering */
 
-void
-cdp_recent_forget(int64 fragment_id)
-{
-	FragmentEntry *e = find(&fragments, fragment_id);
-
-	if (e)
-		e->head.era = 0;
-}
-
 /* before its number can be another transaction's */
 static void
 forget_all_in_time(void)
@@ -243,7 +278,7 @@ forget_all_in_time(void)
 	if (next - remembered_since < LONGEST_MEMORY)
 		return;
 	remembered_since = next;
-	for (uint32 i = 0; i < (fragments.mask + 1) * WAYS; i++)
+	for (uint32 i = 0; i < (uint32) WAYS << fragments.bits; i++)
 		((FragmentEntry *) fragments.entries)[i].head.era = 0;
 }
 
@@ -255,34 +290,21 @@ remember_fragment(CdpFragment *f, TransactionId xmin)
 
 	if (f->rearranged)
 	{
-		cdp_recent_forget(f->fragment_id);
 		f->era = 0;
 		return;
 	}
 	if (f->era == 0)
 		f->era = ++last_era ? last_era : ++last_era;
-	e = put(&fragments, f->fragment_id, f->era);
+	e = put(&fragments, set_by_id(&fragments, f->fragment_id), f->fragment_id, f->era);
 	e->xmin = xmin;
 	e->tid = f->tid;
 }
 
-static uint32
-era_of(CdpWork *w, const CdpIdent *id)
-{
-	CdpFragment *f = cdp_work_fragment(w, id->fragment_id);
-
-	return f ? f->era : 0;
-}
-
 static void
-remember_identifier(CdpWork *w, const CdpIdent *id)
+remember_identifier(const CdpIdent *id, uint32 era)
 {
-	uint32		era = era_of(w, id);
-	IdentifierEntry *e;
+	IdentifierEntry *e = put(&identifiers, set_by_hash(&identifiers, id->hash), id->hash, era);
 
-	if (era == 0 || id->state != 'l')
-		return;
-	e = put(&identifiers, id->hash, era);
 	e->fragment_id = id->fragment_id;
 	e->alone_at = id->stored_alone.at;
 	e->check = id->check;
@@ -292,19 +314,27 @@ remember_identifier(CdpWork *w, const CdpIdent *id)
 }
 
 static void
-remember_link(CdpWork *w, const CdpLink *link)
+remember_link(const CdpLink *link, uint32 era, int32 source_id)
 {
-	uint32		era = era_of(w, link->members[0]);
-	LinkEntry  *e;
+	LinkEntry  *e = put(&links, set_by_hash(&links, link->members[0]->hash), link->link_id, era);
 
-	if (era == 0 || link->stored_first.at == CDP_NO_TIME)
-		return;
-	e = put(&links, link->link_id, era);
 	e->first_at = link->stored_first.at;
 	e->last_at = link->stored_last;
-	e->source_id = w->batch->source->id;
+	e->source_id = source_id;
 	e->tid = link->tid;
 	e->kind = link->kind;
+}
+
+/* an identifier's era is that of its fragment now; 0: not to be remembered */
+static void
+set_eras(CdpWork *w)
+{
+	for (int i = 0; i < w->nidents; i++)
+	{
+		CdpFragment *f = cdp_work_fragment(w, w->idents[i]->fragment_id);
+
+		w->idents[i]->era = f ? f->era : 0;
+	}
 }
 
 void
@@ -320,8 +350,11 @@ cdp_recent_remember(CdpWork *w)
 	for (int i = 0; i < w->nfragments; i++)
 		if (w->fragments[i]->created || w->fragments[i]->changed)
 			remember_fragment(w->fragments[i], xmin);
+	set_eras(w);
 	for (int i = 0; i < w->nidents; i++)
-		remember_identifier(w, w->idents[i]);
+		if (w->idents[i]->era && w->idents[i]->state == 'l')
+			remember_identifier(w->idents[i], w->idents[i]->era);
 	for (int i = 0; i < w->nlinks; i++)
-		remember_link(w, w->links[i]);
+		if (w->links[i]->members[0]->era && w->links[i]->stored_first.at != CDP_NO_TIME)
+			remember_link(w->links[i], w->links[i]->members[0]->era, w->batch->source->id);
 }

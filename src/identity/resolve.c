@@ -11,8 +11,8 @@
  *	   Of any other group the whole component is found and locked;
  *	3. insert the missing identifiers, in hash order;
  *	4. lock the profile rows, in id order;
- *	5. a row whose locked version S1 could not see, or is not the one that is
- *	   remembered, was changed meanwhile: its identifiers are read again, and when they moved the attempt ends
+ *	5. a row whose locked version S1 could not see was changed meanwhile: its
+ *	   identifiers, and those that are remembered with another version of it, are read again, and when they moved the attempt ends
  *	   (CDP_TRY_AGAIN) and starts afresh.  Whoever changes a component rewrites
  *	   every fragment row of it, so that an unchanged row means an unchanged
  *	   component;
@@ -181,6 +181,7 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 	{
 		id->attempt = w->attempt;
 		id->known = false;
+		id->era = 0;
 		ItemPointerSetInvalid(&id->tid);
 		id->state = id->stored_state = 'l';
 		id->fragment_id = id->stored_fragment_id = 0;
@@ -777,7 +778,7 @@ insert_missing(CdpWork *w)
 		id->stored_alone = id->alone;
 		id->stored_first_day = cdp_day_of(id->first_at);
 		id->stored_last_day = cdp_day_of(id->last_at);
-		fill_identifier(w, id, cdp_rel_new(w->identifier));
+		fill_identifier(w, id, cdp_rel_new_at(w->identifier, &id->tid));
 	}
 	cdp_rel_flush(w->identifier);
 }
@@ -802,14 +803,12 @@ typedef CdpFragment *FragmentPointer;
 #define ST_DEFINE
 #include "lib/sort_template.h"
 
-/* is the version that is in the slot the one that the first look saw, and of which we may remember things? */
+/* is the version that is in the slot the one that the first look saw? */
 static bool
-is_stable(CdpWork *w, CdpFragment *f, TupleTableSlot *row)
+is_stable(CdpWork *w, TupleTableSlot *row)
 {
 	HeapTupleHeader tuple = ((HeapTupleTableSlot *) row)->tuple->t_data;
 
-	if (!cdp_recent_confirm(f, HeapTupleHeaderGetRawXmin(tuple)))
-		return false;
 	return TransactionIdPrecedes(HeapTupleHeaderGetXmin(tuple), w->snapshot->xmin) ||
 		table_tuple_satisfies_snapshot(w->profile->rel, row, w->snapshot);
 }
@@ -822,7 +821,8 @@ take_profile(CdpWork *w, CdpFragment *f)
 
 	slot_getallattrs(row);
 	f->tid = row->tts_tid;
-	f->stable = is_stable(w, f, row);
+	f->stable = is_stable(w, row);
+	cdp_recent_confirm(f, HeapTupleHeaderGetRawXmin(((HeapTupleTableSlot *) row)->tuple->t_data));
 	f->profile_id = DatumGetInt64(v[PROFILE_ID]);
 	f->contest_id = DatumGetInt64(v[PROFILE_CONTEST]);
 	f->event_count = DatumGetInt64(v[PROFILE_EVENT_COUNT]);
@@ -831,6 +831,15 @@ take_profile(CdpWork *w, CdpFragment *f)
 	f->last_seen = DatumGetTimestampTz(v[PROFILE_LAST_SEEN]);
 	f->eval_at = DatumGetTimestampTz(v[PROFILE_EVAL_AT]);
 	f->next_due = DatumGetTimestampTz(v[PROFILE_NEXT_DUE]);
+}
+
+/* the fragment is gone: the next attempt must look for its identifiers */
+static void
+forget_people(CdpWork *w, const CdpFragment *f)
+{
+	for (int i = 0; i < w->nidents; i++)
+		if (w->idents[i]->known && w->idents[i]->fragment_id == f->fragment_id)
+			(void) cdp_recent_holds(f, w->idents[i]);
 }
 
 bool
@@ -848,7 +857,7 @@ cdp_lock_fragments(CdpWork *w)
 			continue;
 		if (!cdp_rel_find_at(w->profile, &key, 1, &tid) || !cdp_rel_lock(w->profile))
 		{
-			cdp_recent_forget(f->fragment_id);
+			forget_people(w, f);
 			return false;
 		}
 		take_profile(w, f);
@@ -858,7 +867,7 @@ cdp_lock_fragments(CdpWork *w)
 
 /* ---------------------------------------------------------------- 5, 6: look again */
 
-/* identifiers of fragments that changed since S1 are where they were? */
+/* identifiers that are remembered, or of fragments that changed since S1, are where they were? */
 static bool
 identifiers_stayed(CdpWork *w)
 {
@@ -868,8 +877,9 @@ identifiers_stayed(CdpWork *w)
 	{
 		CdpIdent   *id = w->idents[i];
 		Datum		key = Int64GetDatum(id->hash);
+		CdpFragment *f = id->known ? cdp_work_fragment(w, id->fragment_id) : NULL;
 
-		if (!id->known || cdp_work_fragment(w, id->fragment_id)->stable)
+		if (f == NULL || (cdp_recent_holds(f, id) && f->stable))
 			continue;
 		if (!looked)
 			cdp_rel_look(w->identifier, GetLatestSnapshot());

@@ -46,7 +46,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.identifier (
 	state "char" NOT NULL CONSTRAINT identifier_state_check CHECK (state IN ('l', 's', 'd')),
 	alone_message text COLLATE "C",
 	value text COLLATE "C"
-) WITH (fillfactor = 85);
+) WITH (fillfactor = 70);
 CREATE INDEX IF NOT EXISTS identifier_fragment_id_idx ON cdp_data.identifier (fragment_id);
 COMMENT ON TABLE cdp_data.identifier IS 'One row an identifier: a value in a namespace of a workspace.';
 COMMENT ON COLUMN cdp_data.identifier.identifier_id IS '64 bits of the keyed hash of workspace, namespace and normalised value.';
@@ -74,7 +74,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.link (
 	first_message text COLLATE "C" NOT NULL,
 	members bigint[] NOT NULL,
 	CONSTRAINT link_pkey PRIMARY KEY (identifier_id, link_id, source_id, kind)
-) WITH (fillfactor = 90);
+) WITH (fillfactor = 70);
 COMMENT ON TABLE cdp_data.link IS 'Sets of two or more identifiers that events presented, per source and kind: the evidence for who is one person.';
 COMMENT ON COLUMN cdp_data.link.identifier_id IS 'The first member: the strongest, or the id of a call. All links of a component are found by it.';
 COMMENT ON COLUMN cdp_data.link.link_id IS 'Keyed hash of kind and members; the anchor of its events.';

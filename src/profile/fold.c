@@ -109,7 +109,7 @@ cdp_store_profiles(CdpWork *w)
 		CdpFragment *f = w->fragments[i];
 
 		if (f->created)
-			fill_profile(w, f, cdp_rel_new(w->profile)->tts_values);
+			fill_profile(w, f, cdp_rel_new_at(w->profile, &f->tid)->tts_values);
 		else if (f->changed)
 		{
 			fill_profile(w, f, cdp_rel_replace(w->profile)->tts_values);

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.profile (
 	eval_at timestamptz NOT NULL,
 	next_due timestamptz NOT NULL,
 	workspace_id integer NOT NULL
-) WITH (fillfactor = 80);
+) WITH (fillfactor = 60);
 CREATE INDEX IF NOT EXISTS profile_profile_id_idx ON cdp_data.profile (profile_id);
 CREATE INDEX IF NOT EXISTS profile_contest_id_idx ON cdp_data.profile (contest_id) WHERE contest_id <> 0;
 COMMENT ON TABLE cdp_data.profile IS 'One row a fragment; a profile is the rows with its profile_id, nearly always one.';
