@@ -502,6 +502,8 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	cdp_version_require();
 	cdp_key_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	if (!IsBackgroundWorker && applied_in == cdp_my_lxid() && nmessages > 1)
+		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
 	MemoryContextSwitchTo(batch->cxt);
 	cdp_become_owner(&user);

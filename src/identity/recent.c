@@ -1,5 +1,5 @@
 /*
- * recent.c: what a source worker remembers of the people it met last.
+ * recent.c: what is remembered of the people that were met last.
  *
  * Most events are of people whose identifiers and links the worker has read or
  * written a moment ago.  It keeps what those rows said, and where they are, in
@@ -19,8 +19,11 @@
  * from before an interruption is not believed again.
  *
  * A set has WAYS entries; the one that was used longest ago makes room.  Where
- * a row is (tid) is a hint that is checked by whoever follows it.  Only source
- * workers remember: what a session saved would not be worth its memory.
+ * a row is (tid) is a hint that is checked by whoever follows it.
+ *
+ * A source worker remembers as long as it lives; a session in a transaction of
+ * several batches (a long COPY), to its end: there a look-up passes all versions
+ * that the transaction has made of a row, since none of them can be pruned yet.
  */
 #include "postgres.h"
 
@@ -178,20 +181,47 @@ make_table(Table *t, int bits)
 }
 
 /* room for two identifiers and two links a person */
-void
-cdp_recent_start(Size bytes)
+static void
+start(MemoryContext parent)
 {
 	Size		set = WAYS * (sizeof(FragmentEntry) + 2 * sizeof(IdentifierEntry) + 2 * sizeof(LinkEntry));
 	int			bits = 0;
 
-	while (set << (bits + 1) <= bytes)
+	while (set << (bits + 1) <= (Size) cdp_recent_memory * 1024)
 		bits++;
 	if (bits < LEAST_BITS)
 		return;
-	cxt = AllocSetContextCreate(TopMemoryContext, "cdp recent people", ALLOCSET_DEFAULT_SIZES);
+	cxt = AllocSetContextCreate(parent, "cdp recent people", ALLOCSET_DEFAULT_SIZES);
 	make_table(&fragments, bits);
 	make_table(&identifiers, bits + 1);
 	make_table(&links, bits + 1);
+}
+
+void
+cdp_recent_start(void)
+{
+	start(TopMemoryContext);
+}
+
+/* the memory goes with the transaction's */
+static void
+end_of_transaction(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		cxt = NULL;
+}
+
+void
+cdp_recent_start_in_transaction(void)
+{
+	static bool registered = false;
+
+	if (cxt != NULL)
+		return;
+	if (!registered)
+		RegisterXactCallback(end_of_transaction, NULL);
+	registered = true;
+	start(TopTransactionContext);
 }
 
 /* ---------------------------------------------------------------- recalling */

@@ -1,13 +1,14 @@
 /*
- * recent.h: what a source worker remembers of the people it met last.
+ * recent.h: what is remembered of the people that were met last.
  */
 #ifndef CDP_RECENT_H
 #define CDP_RECENT_H
 
 #include "work.h"
 
-/* from now on this process remembers; bytes: how much memory for it, 0: none */
-extern void cdp_recent_start(Size bytes);
+/* from now on this process remembers, in cdp.recent_memory; in a worker once, in a session to the end of the transaction */
+extern void cdp_recent_start(void);
+extern void cdp_recent_start_in_transaction(void);
 
 /* Fill in what the identifier's row says, without looking, and id->era. False: not remembered. */
 extern bool cdp_recent_identifier(CdpIdent *id);

@@ -42,6 +42,9 @@ CREATE FUNCTION cdp.verify()
 #variable_conflict use_column
 DECLARE
 	ws integer := cdp.current_workspace();
+	-- of what happened before it, the events are gone and links are all that is left
+	since timestamptz := coalesce((SELECT max(w.watermark) FROM cdp_data.retention_watermark w
+		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
 BEGIN
 	-- one query: the people are folded once, the events are read once
 	RETURN QUERY
@@ -110,7 +113,7 @@ BEGIN
 	-- the evidence that follows: the least moment of each link and of each identifier that was alone
 	least AS MATERIALIZED (
 		SELECT DISTINCT ON (x.anchor, x.source_id) x.anchor, x.source_id, x.evidence_at AS at, x.message_id
-		FROM placed x WHERE x.anchor <> 0 AND NOT x.dirty
+		FROM placed x WHERE x.anchor <> 0
 		ORDER BY x.anchor, x.source_id, x.evidence_at, x.message_id
 	), links AS (
 		SELECT m.anchor, m.source_id, m.at, m.message_id, l.first_at, l.first_message
@@ -166,11 +169,25 @@ BEGIN
 	SELECT 'link', l.anchor::text, 'first_at', l.first_at::text || ' ' || l.first_message, l.at::text || ' ' || l.message_id
 	FROM links l
 	WHERE l.first_at IS NULL OR (l.at, l.message_id) < (l.first_at, l.first_message)
+		OR ((l.at, l.message_id) > (l.first_at, l.first_message) AND l.first_at >= since)
+
+	UNION ALL
+	SELECT 'link', l.link_id::text, 'first_at', l.first_at::text || ' ' || l.first_message, NULL
+	FROM cdp_data.link l
+	WHERE l.workspace_id = ws AND l.first_at >= since
+		AND NOT EXISTS (SELECT FROM least m WHERE m.anchor = l.link_id AND m.source_id = l.source_id)
 
 	UNION ALL
 	SELECT 'identifier', a.anchor::text, 'alone_at', a.alone_at::text || ' ' || a.alone_message, a.at::text || ' ' || a.message_id
 	FROM alone a
 	WHERE a.alone_at IS NULL OR (a.at, a.message_id) < (a.alone_at, a.alone_message)
+		OR ((a.at, a.message_id) > (a.alone_at, a.alone_message) AND a.alone_at >= since)
+
+	UNION ALL
+	SELECT 'identifier', i.identifier_id::text, 'alone_at', i.alone_at::text || ' ' || i.alone_message, NULL
+	FROM cdp_data.identifier i
+	WHERE i.workspace_id = ws AND i.alone_at >= since
+		AND NOT EXISTS (SELECT FROM least m WHERE m.anchor = i.identifier_id)
 
 	UNION ALL
 	-- every stored event is known by its message id, once

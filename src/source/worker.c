@@ -642,7 +642,7 @@ run(void)
 {
 	if (!load_source())
 		cdp_slot_end();
-	cdp_recent_start((Size) cdp_recent_memory * 1024);
+	cdp_recent_start();
 	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
 	open_consumer();
 	loop();
