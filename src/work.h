@@ -89,6 +89,8 @@ typedef struct CdpWork
 			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
+	CdpStr		topic;			/* of the last event that was stored, and its text */
+	Datum		topic_text;
 	struct CdpLeaves *seen;		/* partitions of message_seen, between check and store */
 } CdpWork;
 
