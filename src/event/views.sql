@@ -32,7 +32,7 @@ COMMENT ON COLUMN cdp.event.message_id IS 'Id of the message as sent, or derived
 COMMENT ON COLUMN cdp.event.type IS 'Call: track, identify, page, screen, group, alias.';
 COMMENT ON COLUMN cdp.event.name IS 'Event, page or screen name.';
 COMMENT ON COLUMN cdp.event.occurred_at IS 'When it happened, corrected for the clock of the device.';
-COMMENT ON COLUMN cdp.event.received_at IS 'When the first collector took it.';
+COMMENT ON COLUMN cdp.event.received_at IS 'When it was first received: by the collector, else by Kafka; from SQL without either the stamp of the device, else now.';
 COMMENT ON COLUMN cdp.event.original_at IS 'The device''s own time stamp as sent.';
 COMMENT ON COLUMN cdp.event.sent_at IS 'When the device sent it, by its own clock.';
 COMMENT ON COLUMN cdp.event.profile_id IS 'The person; NULL: nobody.';

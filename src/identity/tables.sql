@@ -23,7 +23,7 @@ COMMENT ON COLUMN cdp_data.namespace.name IS 'Name, as in identifiers.';
 COMMENT ON COLUMN cdp_data.namespace.priority IS '1 is the strongest; ties by name.';
 COMMENT ON COLUMN cdp_data.namespace.level IS 'individual, or household: never joins people.';
 COMMENT ON COLUMN cdp_data.namespace.value_limit IS 'Values that a profile may have; NULL: any number.';
-COMMENT ON COLUMN cdp_data.namespace.limit_window IS 'The limit counts values that are younger than this; NULL: ever.';
+COMMENT ON COLUMN cdp_data.namespace.limit_window IS 'The limit counts values that were first presented within this time of each other; NULL: ever.';
 COMMENT ON COLUMN cdp_data.namespace.degree IS 'Distinct owners that an identifier may be seen with before it is shared; NULL: no guard.';
 COMMENT ON COLUMN cdp_data.namespace.owner IS 'Its values count as owners for the degree guard.';
 COMMENT ON COLUMN cdp_data.namespace.normaliser IS 'Comma separated: trim, lower, digits; or none.';

@@ -21,7 +21,7 @@ COMMENT ON COLUMN cdp.namespace.name IS 'Name, as in identifiers.';
 COMMENT ON COLUMN cdp.namespace.priority IS '1 is the strongest; ties by name.';
 COMMENT ON COLUMN cdp.namespace.level IS 'individual, or household: never joins people.';
 COMMENT ON COLUMN cdp.namespace.value_limit IS 'Values that a profile may have; NULL: any number.';
-COMMENT ON COLUMN cdp.namespace.limit_window IS 'The limit counts values that are younger than this; NULL: ever.';
+COMMENT ON COLUMN cdp.namespace.limit_window IS 'The limit counts values that were first presented within this time of each other; NULL: ever.';
 COMMENT ON COLUMN cdp.namespace.degree IS 'Distinct owners that an identifier may be seen with before it is shared; NULL: no guard.';
 COMMENT ON COLUMN cdp.namespace.owner IS 'Its values count as owners for the degree guard.';
 COMMENT ON COLUMN cdp.namespace.normaliser IS 'Comma separated: trim, lower, digits; or none.';
@@ -67,7 +67,7 @@ FROM cdp_data.identity_warning x
 COMMENT ON VIEW cdp.identity_warning IS 'What was left out or refused while people were told apart, each finding once; a log, and dependent on the order of arrival.';
 COMMENT ON COLUMN cdp.identity_warning.warning_id IS 'Key, in order of the findings.';
 COMMENT ON COLUMN cdp.identity_warning.workspace IS 'Workspace.';
-COMMENT ON COLUMN cdp.identity_warning.warning IS 'demoted namespace:value (namespace whose limit would have been broken); already identified namespace:value; held namespace:value. A pseudonym in place of the value for who sees no values.';
+COMMENT ON COLUMN cdp.identity_warning.warning IS 'demoted namespace:value (namespace whose limit would have been broken); already identified namespace:value; held namespace:value (too many people hang together by it: nothing is joined). A pseudonym in place of the value for who sees no values.';
 COMMENT ON COLUMN cdp.identity_warning.warned_at IS 'When it was found first.';
 REVOKE ALL ON cdp.identity_warning FROM PUBLIC;
 GRANT SELECT ON cdp.identity_warning TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer;

@@ -73,7 +73,7 @@ COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last s
 COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 30 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
 COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
 COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';
-COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of that worker since the server started.';
+COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of its worker, with whatever topic; it stays when the trouble is over, see state.';
 COMMENT ON COLUMN cdp.source_status.last_error_at IS 'When.';
 REVOKE ALL ON cdp.source_status FROM PUBLIC;
 GRANT SELECT ON cdp.source_status TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
