@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/index.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -332,11 +333,42 @@ cdp_rel_replace(CdpRel *r)
 	return begin_row(r);
 }
 
-static void
-insert_index_tuples(CdpRel *r, TupleTableSlot *slot, bool update)
+/* does the row belong into a partial index? */
+static bool
+satisfies(CdpRel *r, IndexInfo *info, ExprContext *econtext)
 {
-	r->estate->es_output_cid = GetCurrentCommandId(true);
-	ExecInsertIndexTuples(r->rri, slot, r->estate, update, false, NULL, NIL);
+	if (info->ii_Predicate == NIL)
+		return true;
+	if (info->ii_PredicateState == NULL)
+		info->ii_PredicateState = ExecPrepareQual(info->ii_Predicate, r->estate);
+	return ExecQual(info->ii_PredicateState, econtext);
+}
+
+/*
+ * ExecInsertIndexTuples() for what our tables have.  An update never changes a
+ * unique key, so it need not look whether another row has it: that would visit
+ * every version that the transaction has made of the row.
+ */
+static void
+insert_index_entries(CdpRel *r, TupleTableSlot *slot, bool update)
+{
+	ExprContext *econtext = GetPerTupleExprContext(r->estate);
+	Datum		values[INDEX_MAX_KEYS];
+	bool		isnull[INDEX_MAX_KEYS];
+
+	econtext->ecxt_scantuple = slot;
+	for (int i = 0; i < r->rri->ri_NumIndices; i++)
+	{
+		Relation	index = r->rri->ri_IndexRelationDescs[i];
+		IndexInfo  *info = r->rri->ri_IndexRelationInfo[i];
+		bool		check = index->rd_index->indisunique && !update;
+
+		if (!info->ii_ReadyForInserts || !satisfies(r, info, econtext))
+			continue;
+		FormIndexDatum(info, slot, r->estate, values, isnull);
+		index_insert(index, values, isnull, &slot->tts_tid, r->rel, check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
+					 update, info);
+	}
 	ResetPerTupleExprContext(r->estate);
 }
 
@@ -349,7 +381,7 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 	form_tuple(r, r->image);
 	simple_table_tuple_update(r->rel, &old, r->image, r->snapshot ? r->snapshot : SnapshotAny, &update_indexes);
 	if (update_indexes)
-		insert_index_tuples(r, r->image, true);
+		insert_index_entries(r, r->image, true);
 	*tid = r->image->tts_tid;
 	ExecClearTuple(r->image);
 }
@@ -386,7 +418,7 @@ cdp_rel_flush(CdpRel *r)
 	table_multi_insert(r->rel, r->buffer, r->nbuffered, GetCurrentCommandId(true), 0, NULL);
 	if (r->rri->ri_NumIndices > 0)
 		for (int i = 0; i < r->nbuffered; i++)
-			insert_index_tuples(r, r->buffer[i], false);
+			insert_index_entries(r, r->buffer[i], false);
 	for (int i = 0; i < r->nbuffered; i++)
 	{
 		if (r->places[i])

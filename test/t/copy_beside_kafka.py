@@ -17,6 +17,7 @@ import tap       # noqa: E402
 
 ROWS = 5_000_000 if os.environ.get('CDP_SOAK') else 200_000
 PEOPLE = 20_000
+NOTE = 500 * 'x'                # so that anything kept of each row is beyond MEMORY in the end
 HELD = 100                      # people of the COPY who come through Kafka too
 MEMORY = 256 * 1024 * 1024
 COPY = "COPY cdp.inbox (message) FROM STDIN WITH (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
@@ -39,7 +40,7 @@ class Copy(threading.Thread):
         try:
             with self.connection.cursor().copy(COPY) as copy:
                 for n in range(ROWS):
-                    copy.write(segment.encode(segment.track(f'c-{n}', n, userId=f'u-{n % PEOPLE}')) + b'\n')
+                    copy.write(segment.encode(segment.track(f'c-{n}', n, userId=f'u-{n % PEOPLE}', properties={'note': NOTE})) + b'\n')
                     if n % 1000 == 0:
                         self.peak = max(self.peak, machine.anonymous_memory(self.pid))
             self.peak = max(self.peak, machine.anonymous_memory(self.pid))
