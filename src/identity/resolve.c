@@ -313,6 +313,8 @@ take_row(CdpWork *w, CdpIdent *id)
 		id->stored_alone.at = DatumGetTimestampTz(row->tts_values[IDENTIFIER_ALONE_AT]);
 		id->stored_alone.message_id = (CdpStr) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
 	}
+	else
+		id->stored_alone = (CdpMoment) {CDP_NO_TIME, CDP_STR_NONE};
 	if (DatumGetInt32(row->tts_values[IDENTIFIER_CHECK]) != id->check)
 		id->known = false, id->fragment_id = -1;
 }
@@ -842,9 +844,12 @@ forget_people(CdpWork *w, const CdpFragment *f)
 			(void) cdp_recent_holds(f, w->idents[i]);
 }
 
+/* goes through all, so that one more attempt is enough when many people are gone */
 bool
 cdp_lock_fragments(CdpWork *w)
 {
+	bool		complete = true;
+
 	sort_fragments(w->fragments, w->nfragments);
 	cdp_rel_look(w->profile, GetLatestSnapshot());
 	for (int i = 0; i < w->nfragments; i++)
@@ -858,25 +863,45 @@ cdp_lock_fragments(CdpWork *w)
 		if (!cdp_rel_find_at(w->profile, &key, 1, &tid) || !cdp_rel_lock(w->profile))
 		{
 			forget_people(w, f);
-			return false;
+			complete = false;
+			continue;
 		}
 		take_profile(w, f);
 	}
-	return true;
+	return complete;
 }
 
 /* ---------------------------------------------------------------- 5, 6: look again */
 
-/* identifiers that are remembered, or of fragments that changed since S1, are where they were? */
+/* takes its row, too */
+static bool
+is_where_it_was(CdpWork *w, CdpIdent *id)
+{
+	Datum		key = Int64GetDatum(id->hash);
+
+	if (!cdp_rel_find(w->identifier, &key, 1))
+		return false;
+	slot_getallattrs(w->identifier->row);
+	if (DatumGetInt64(w->identifier->row->tts_values[IDENTIFIER_FRAGMENT]) != id->fragment_id ||
+		DatumGetChar(w->identifier->row->tts_values[IDENTIFIER_STATE]) != id->state)
+		return false;
+	take_row(w, id);
+	return true;
+}
+
+/*
+ * Identifiers that are remembered, or of fragments that changed since S1, are
+ * where they were?  Goes through all: what is not so is forgotten.
+ */
 static bool
 identifiers_stayed(CdpWork *w)
 {
-	bool		looked = false;
+	bool		looked = false,
+				stayed = true;
 
 	for (int i = 0; i < w->nidents; i++)
 	{
 		CdpIdent   *id = w->idents[i];
-		Datum		key = Int64GetDatum(id->hash);
 		CdpFragment *f = id->known ? cdp_work_fragment(w, id->fragment_id) : NULL;
 
 		if (f == NULL || (cdp_recent_holds(f, id) && f->stable))
@@ -884,15 +909,10 @@ identifiers_stayed(CdpWork *w)
 		if (!looked)
 			cdp_rel_look(w->identifier, GetLatestSnapshot());
 		looked = true;
-		if (!cdp_rel_find(w->identifier, &key, 1))
-			return false;
-		slot_getallattrs(w->identifier->row);
-		if (DatumGetInt64(w->identifier->row->tts_values[IDENTIFIER_FRAGMENT]) != id->fragment_id ||
-			DatumGetChar(w->identifier->row->tts_values[IDENTIFIER_STATE]) != id->state)
-			return false;
-		take_row(w, id);
+		if (stayed)
+			stayed = is_where_it_was(w, id);
 	}
-	return true;
+	return stayed;
 }
 
 /* a component that is examined must not have changed since it was found */
