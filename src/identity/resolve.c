@@ -173,7 +173,11 @@ lower_moment(CdpMoment *m, const CdpEvent *ev)
 		*m = mine;
 }
 
-/* moves: the event's evidence is set right where its rows are (event/move.c) */
+/*
+ * moves: the event is stored already.  It is no link of this attempt, or it
+ * would tie what it presents today; its evidence is set right where its rows
+ * are (event/move.c).
+ */
 static void
 collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 {
@@ -196,7 +200,7 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 }
 
 static void
-collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev, bool moves)
+collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 {
 	if (link->attempt != w->attempt)
 	{
@@ -208,8 +212,6 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev, bool moves)
 		link->attributed = link->members[0];
 		w->links[w->nlinks++] = link;
 	}
-	if (moves)
-		return;
 	link->last_at = Max(link->last_at, ev->evidence_at);
 	if (link->first.at == CDP_NO_TIME ||
 		cdp_moment_cmp(&(CdpMoment) {ev->evidence_at, ev->message_id}, &link->first) < 0)
@@ -222,8 +224,8 @@ collect_event(CdpWork *w, CdpEvent *ev, bool moves)
 {
 	for (int i = 0; i < ev->nidents; i++)
 		collect_ident(w, ev->idents[i], ev, moves);
-	if (ev->link)
-		collect_link(w, ev->link, ev, moves);
+	if (ev->link && !moves)
+		collect_link(w, ev->link, ev);
 }
 
 static int
@@ -276,10 +278,7 @@ collect(CdpWork *w)
 		nlinks += w->events[i]->link != NULL;
 	}
 	for (int i = 0; i < w->nmoves; i++)
-	{
 		nids += w->moves[i]->nidents;
-		nlinks += w->moves[i]->link != NULL;
-	}
 	w->idents = palloc(Max(nids, 1) * sizeof(CdpIdent *));
 	w->links = palloc(Max(nlinks, 1) * sizeof(CdpLink *));
 	for (int i = 0; i < w->nevents; i++)
@@ -336,6 +335,22 @@ refuse_collisions(CdpWork *w)
 	return any;
 }
 
+/*
+ * A delivery of a stored message that presents somebody unknown: the event was
+ * purged, or presented others, and there is nothing to move.
+ */
+static bool
+drop_strange_moves(CdpWork *w)
+{
+	bool		any = false;
+
+	for (int i = 0; i < w->nmoves; i++)
+		for (int j = 0; j < w->moves[i]->nidents; j++)
+			if (!w->moves[i]->idents[j]->known)
+				w->moves[i]->settled = any = true;
+	return any;
+}
+
 static bool
 look_up(CdpWork *w)
 {
@@ -353,7 +368,9 @@ look_up(CdpWork *w)
 			take_row(w, id);
 		collision |= id->fragment_id == -1;
 	}
-	return !collision || !refuse_collisions(w);
+	if (collision && refuse_collisions(w))
+		return false;
+	return !drop_strange_moves(w);
 }
 
 /* ---------------------------------------------------------------- 2: groups */
@@ -720,8 +737,8 @@ plan_groups(CdpWork *w, const CdpHints *hints)
 
 	cut_groups(w, tie_together(w));
 	for (int i = 0; i < w->nmoves; i++)
-		if (w->moves[i]->nidents)
-			w->groups[w->group_of[w->moves[i]->idents[0]->index]].has_move = true;
+		for (int j = 0; j < w->moves[i]->nidents; j++)
+			w->groups[w->group_of[w->moves[i]->idents[j]->index]].has_move = true;
 	for (int g = 0; g < w->ngroups; g++)
 		any |= w->groups[g].examine = is_candidate(&w->groups[g], hints);
 	if (any)
