@@ -46,3 +46,20 @@ SELECT pg_temp.card('ns-7', 'c-13');
 SELECT pg_temp.card('ns-8', 'c-14');
 SELECT value, profile_id IS NULL AS nobody, state FROM cdp.identifier WHERE namespace = 'card' ORDER BY 1;
 SELECT count(*) FROM cdp.verify();
+-- rules that changed between two deliveries: what the earlier one presents today is no link, and moves nothing
+CREATE FUNCTION pg_temp.paid(text, text) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_build_object('type', 'track', 'event', 'Paid', 'messageId', 'ns-20', 'userId', 'ns-20', 'timestamp', '2026-03-02T00:00:00Z',
+		'receivedAt', $1, 'context', jsonb_build_object('externalIds', jsonb_build_array(jsonb_build_object('type', 'card', 'id', $2)))) $$;
+SELECT outcome FROM cdp.ingest(pg_temp.paid('2026-03-02T00:00:00Z', 'c-0'));
+SELECT cdp.set_namespace('card', blocked => '{}');
+SELECT outcome FROM cdp.ingest(jsonb_build_array(pg_temp.paid('2026-03-01T00:00:00Z', 'c-0'),
+	pg_temp.paid('2026-03-02T00:00:00Z', 'c-0') - 'userId' || '{"messageId": "ns-21"}'));
+SELECT cdp.find_profile('card', 'c-0') <> cdp.find_profile('user_id', 'ns-20') AS apart;
+SELECT * FROM cdp.verify();
+-- the same when nobody is known of them any more
+DELETE FROM cdp_data.event WHERE message_id = 'ns-21';
+DELETE FROM cdp_data.profile WHERE fragment_id = cdp.find_profile('card', 'c-0');
+DELETE FROM cdp_data.identifier WHERE value = 'c-0';
+SELECT outcome FROM cdp.ingest(pg_temp.paid('2026-03-01T00:00:00Z', 'c-0') - 'userId' || '{"messageId": "ns-21"}');
+SELECT cdp.find_profile('card', 'c-0');
+SELECT * FROM cdp.verify();

@@ -28,6 +28,7 @@ SELECT what, pg_temp.plant(format(change, :a, :b)) AS found, pg_temp.plant(forma
 	(3, 'a trait', 'UPDATE cdp_data.profile_trait SET traits = jsonb_set(traits, ''{plan}'', ''"pro"'') WHERE fragment_id = %1$s'),
 	(4, 'both traits', 'DELETE FROM cdp_data.profile_trait WHERE fragment_id = %1$s'),
 	(5, 'the moment of a link', 'UPDATE cdp_data.link SET first_at = first_at + interval ''1 s'' WHERE first_message = ''ve-1'''),
+	(16, 'a month', 'UPDATE cdp_data.profile SET months = months # 2 WHERE fragment_id = %1$s'),
 	(13, 'an earlier moment of a link', 'UPDATE cdp_data.link SET first_at = first_at - interval ''1 s'' WHERE first_message = ''ve-1'''),
 	(14, 'an earlier moment alone', 'UPDATE cdp_data.identifier SET alone_at = alone_at - interval ''1 s'' WHERE alone_message = ''ve-2'''),
 	(15, 'a link that nobody presented', 'INSERT INTO cdp_data.link SELECT identifier_id, link_id, source_id + 1000, kind, weight, workspace_id, first_at, last_at, first_event_id, first_message, members FROM cdp_data.link WHERE first_message = ''ve-1'''),

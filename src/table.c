@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
@@ -191,11 +192,22 @@ has_key(CdpRel *r, const Datum *key, int nkeys)
 	return true;
 }
 
+/* a table that was vacuumed or rewritten may end before the place that is remembered */
+static bool
+is_in_table(CdpRel *r, ItemPointer tid)
+{
+	if (!ItemPointerIsValid(tid))
+		return false;
+	if (ItemPointerGetBlockNumber(tid) >= r->nblocks)
+		r->nblocks = RelationGetNumberOfBlocks(r->rel);
+	return ItemPointerGetBlockNumber(tid) < r->nblocks;
+}
+
 bool
 cdp_rel_find_at(CdpRel *r, const Datum *key, int nkeys, ItemPointer tid)
 {
 	Assert(r->snapshot && nkeys == r->nkeys);
-	if (ItemPointerIsValid(tid) && table_tuple_fetch_row_version(r->rel, tid, r->snapshot, r->row) &&
+	if (is_in_table(r, tid) && table_tuple_fetch_row_version(r->rel, tid, r->snapshot, r->row) &&
 		has_key(r, key, nkeys))
 		return true;
 	return cdp_rel_find(r, key, nkeys);

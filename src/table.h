@@ -21,6 +21,7 @@ typedef struct CdpRel
 	MemoryContext cxt;			/* that it was opened in: all of it lives there */
 	Relation	rel;
 	TupleDesc	desc;			/* a copy: slots need not be registered with the resource owner */
+	BlockNumber nblocks;		/* at least; our lock keeps the table from getting shorter */
 	Relation	index;			/* primary key */
 	int			nkeys;			/* its columns */
 	RegProcedure keyproc[CDP_REL_MAX_KEYS];

@@ -11,7 +11,8 @@
  *
  * The delivery itself is no evidence: its source may be another than the one
  * that the event, and so the link, is stored for, and when another batch had a
- * delivery that is still less, it defines nothing.
+ * delivery that is still less, it defines nothing.  Nor does one that presents
+ * others than the event did, because the rules or the source's options changed.
  */
 #include "postgres.h"
 
@@ -37,9 +38,9 @@ typedef struct Moved
 
 static CdpSpi move_event_plan = {
 	"UPDATE cdp_data.event SET occurred_at = $3, received_at = $4, sent_at = $5, flags = $6"
-	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2"
-	" RETURNING fragment_id, anchor",
-	7, {INT8ARRAYOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID}
+	" WHERE fragment_id = ANY ($1) AND occurred_at = $7 AND event_id = $2 AND anchor = $8"
+	" RETURNING fragment_id",
+	8, {INT8ARRAYOID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT2OID, TIMESTAMPTZOID, INT8OID}
 };
 
 static CdpSpi move_seen_plan = {
@@ -81,17 +82,17 @@ fragments_of_event(const CdpEvent *ev)
 	return cdp_int8_array(ids, n);
 }
 
-/* false: it was purged or forgotten, so there is nothing to move */
+/* false: it was purged or forgotten, or presented others than it would today, so there is nothing to move */
 static bool
-move_event(CdpEvent *ev, int64 *fragment_id, int64 *anchor)
+move_event(CdpEvent *ev, int64 *fragment_id)
 {
-	Datum		args[7] = {fragments_of_event(ev), Int64GetDatum(ev->event_id),
+	Datum		args[8] = {fragments_of_event(ev), Int64GetDatum(ev->event_id),
 		TimestampTzGetDatum(ev->occurred_at), TimestampTzGetDatum(ev->received_at),
-		TimestampTzGetDatum(ev->sent_at), Int16GetDatum(cdp_event_flags(ev)), TimestampTzGetDatum(ev->moved_from)};
-	bool		found = cdp_spi_run(&move_event_plan, args, ev->sent_at == CDP_NO_TIME ? "    n  " : NULL) == 1;
+		TimestampTzGetDatum(ev->sent_at), Int16GetDatum(cdp_event_flags(ev)), TimestampTzGetDatum(ev->moved_from),
+	Int64GetDatum(ev->anchor)};
+	bool		found = cdp_spi_run(&move_event_plan, args, ev->sent_at == CDP_NO_TIME ? "    n   " : NULL) == 1;
 
 	*fragment_id = found ? cdp_spi_int64(0, 1) : 0;
-	*anchor = found ? cdp_spi_int64(0, 2) : 0;
 	cdp_spi_end();
 	return found;
 }
@@ -109,21 +110,20 @@ static void
 move(CdpWork *w, CdpEvent *ev, Moved *moved)
 {
 	const CdpIdent *led = ev->link ? ev->link->members[0] : ev->nidents ? ev->idents[0] : NULL;
-	int64		fragment_id,
-				anchor;
+	int64		fragment_id;
 	CdpFragment *f;
 
-	if (!still_moves(ev) || !move_event(ev, &fragment_id, &anchor))
+	if (!still_moves(ev) || !move_event(ev, &fragment_id))
 		return;
 	move_seen(ev);
 	if (fragment_id && (f = cdp_work_fragment(w, fragment_id)) != NULL)
 		cdp_mark_recompute(&f, 1, "moved");
-	if (led == NULL || anchor != ev->anchor)
-		return;					/* it would present others today */
+	if (led == NULL)
+		return;
 	f = cdp_work_fragment(w, led->fragment_id);
 	f->changed = f->rearranged = true;
 	moved->fragments[moved->n] = fragment_id;
-	moved->anchors[moved->n] = anchor;
+	moved->anchors[moved->n] = ev->anchor;
 	moved->guarded[moved->n++] = led->hash;
 }
 

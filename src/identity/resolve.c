@@ -173,7 +173,11 @@ lower_moment(CdpMoment *m, const CdpEvent *ev)
 		*m = mine;
 }
 
-/* moves: the event's evidence is set right where its rows are (event/move.c) */
+/*
+ * moves: the event is stored already.  It is no link of this attempt, or it
+ * would tie what it presents today; its evidence is set right where its rows
+ * are (event/move.c).
+ */
 static void
 collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 {
@@ -196,7 +200,7 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 }
 
 static void
-collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev, bool moves)
+collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 {
 	if (link->attempt != w->attempt)
 	{
@@ -208,8 +212,6 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev, bool moves)
 		link->attributed = link->members[0];
 		w->links[w->nlinks++] = link;
 	}
-	if (moves)
-		return;
 	link->last_at = Max(link->last_at, ev->evidence_at);
 	if (link->first.at == CDP_NO_TIME ||
 		cdp_moment_cmp(&(CdpMoment) {ev->evidence_at, ev->message_id}, &link->first) < 0)
@@ -222,8 +224,8 @@ collect_event(CdpWork *w, CdpEvent *ev, bool moves)
 {
 	for (int i = 0; i < ev->nidents; i++)
 		collect_ident(w, ev->idents[i], ev, moves);
-	if (ev->link)
-		collect_link(w, ev->link, ev, moves);
+	if (ev->link && !moves)
+		collect_link(w, ev->link, ev);
 }
 
 static int
@@ -276,10 +278,7 @@ collect(CdpWork *w)
 		nlinks += w->events[i]->link != NULL;
 	}
 	for (int i = 0; i < w->nmoves; i++)
-	{
 		nids += w->moves[i]->nidents;
-		nlinks += w->moves[i]->link != NULL;
-	}
 	w->idents = palloc(Max(nids, 1) * sizeof(CdpIdent *));
 	w->links = palloc(Max(nlinks, 1) * sizeof(CdpLink *));
 	for (int i = 0; i < w->nevents; i++)
@@ -313,6 +312,8 @@ take_row(CdpWork *w, CdpIdent *id)
 		id->stored_alone.at = DatumGetTimestampTz(row->tts_values[IDENTIFIER_ALONE_AT]);
 		id->stored_alone.message_id = (CdpStr) {VARDATA_ANY(t), VARSIZE_ANY_EXHDR(t)};
 	}
+	else
+		id->stored_alone = (CdpMoment) {CDP_NO_TIME, CDP_STR_NONE};
 	if (DatumGetInt32(row->tts_values[IDENTIFIER_CHECK]) != id->check)
 		id->known = false, id->fragment_id = -1;
 }
@@ -334,6 +335,22 @@ refuse_collisions(CdpWork *w)
 	return any;
 }
 
+/*
+ * A delivery of a stored message that presents somebody unknown: the event was
+ * purged, or presented others, and there is nothing to move.
+ */
+static bool
+drop_strange_moves(CdpWork *w)
+{
+	bool		any = false;
+
+	for (int i = 0; i < w->nmoves; i++)
+		for (int j = 0; j < w->moves[i]->nidents; j++)
+			if (!w->moves[i]->idents[j]->known)
+				w->moves[i]->settled = any = true;
+	return any;
+}
+
 static bool
 look_up(CdpWork *w)
 {
@@ -351,7 +368,9 @@ look_up(CdpWork *w)
 			take_row(w, id);
 		collision |= id->fragment_id == -1;
 	}
-	return !collision || !refuse_collisions(w);
+	if (collision && refuse_collisions(w))
+		return false;
+	return !drop_strange_moves(w);
 }
 
 /* ---------------------------------------------------------------- 2: groups */
@@ -718,8 +737,8 @@ plan_groups(CdpWork *w, const CdpHints *hints)
 
 	cut_groups(w, tie_together(w));
 	for (int i = 0; i < w->nmoves; i++)
-		if (w->moves[i]->nidents)
-			w->groups[w->group_of[w->moves[i]->idents[0]->index]].has_move = true;
+		for (int j = 0; j < w->moves[i]->nidents; j++)
+			w->groups[w->group_of[w->moves[i]->idents[j]->index]].has_move = true;
 	for (int g = 0; g < w->ngroups; g++)
 		any |= w->groups[g].examine = is_candidate(&w->groups[g], hints);
 	if (any)
@@ -842,9 +861,12 @@ forget_people(CdpWork *w, const CdpFragment *f)
 			(void) cdp_recent_holds(f, w->idents[i]);
 }
 
+/* goes through all, so that one more attempt is enough when many people are gone */
 bool
 cdp_lock_fragments(CdpWork *w)
 {
+	bool		complete = true;
+
 	sort_fragments(w->fragments, w->nfragments);
 	cdp_rel_look(w->profile, GetLatestSnapshot());
 	for (int i = 0; i < w->nfragments; i++)
@@ -858,25 +880,45 @@ cdp_lock_fragments(CdpWork *w)
 		if (!cdp_rel_find_at(w->profile, &key, 1, &tid) || !cdp_rel_lock(w->profile))
 		{
 			forget_people(w, f);
-			return false;
+			complete = false;
+			continue;
 		}
 		take_profile(w, f);
 	}
-	return true;
+	return complete;
 }
 
 /* ---------------------------------------------------------------- 5, 6: look again */
 
-/* identifiers that are remembered, or of fragments that changed since S1, are where they were? */
+/* takes its row, too */
+static bool
+is_where_it_was(CdpWork *w, CdpIdent *id)
+{
+	Datum		key = Int64GetDatum(id->hash);
+
+	if (!cdp_rel_find(w->identifier, &key, 1))
+		return false;
+	slot_getallattrs(w->identifier->row);
+	if (DatumGetInt64(w->identifier->row->tts_values[IDENTIFIER_FRAGMENT]) != id->fragment_id ||
+		DatumGetChar(w->identifier->row->tts_values[IDENTIFIER_STATE]) != id->state)
+		return false;
+	take_row(w, id);
+	return true;
+}
+
+/*
+ * Identifiers that are remembered, or of fragments that changed since S1, are
+ * where they were?  Goes through all: what is not so is forgotten.
+ */
 static bool
 identifiers_stayed(CdpWork *w)
 {
-	bool		looked = false;
+	bool		looked = false,
+				stayed = true;
 
 	for (int i = 0; i < w->nidents; i++)
 	{
 		CdpIdent   *id = w->idents[i];
-		Datum		key = Int64GetDatum(id->hash);
 		CdpFragment *f = id->known ? cdp_work_fragment(w, id->fragment_id) : NULL;
 
 		if (f == NULL || (cdp_recent_holds(f, id) && f->stable))
@@ -884,15 +926,10 @@ identifiers_stayed(CdpWork *w)
 		if (!looked)
 			cdp_rel_look(w->identifier, GetLatestSnapshot());
 		looked = true;
-		if (!cdp_rel_find(w->identifier, &key, 1))
-			return false;
-		slot_getallattrs(w->identifier->row);
-		if (DatumGetInt64(w->identifier->row->tts_values[IDENTIFIER_FRAGMENT]) != id->fragment_id ||
-			DatumGetChar(w->identifier->row->tts_values[IDENTIFIER_STATE]) != id->state)
-			return false;
-		take_row(w, id);
+		if (stayed)
+			stayed = is_where_it_was(w, id);
 	}
-	return true;
+	return stayed;
 }
 
 /* a component that is examined must not have changed since it was found */

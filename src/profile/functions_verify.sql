@@ -100,7 +100,10 @@ BEGIN
 
 	-- the counters and traits that follow
 	counted AS (
-		SELECT x.home_id, count(*) AS n, min(x.occurred_at) AS least, max(x.occurred_at) AS greatest
+		SELECT x.home_id, count(*) AS n, min(x.occurred_at) AS least, max(x.occurred_at) AS greatest,
+			-- as cdp_month_bit() in fold.c
+			bit_or(1::bigint << (((date_part('year', x.occurred_at AT TIME ZONE 'UTC') - 1970) * 12
+				+ date_part('month', x.occurred_at AT TIME ZONE 'UTC') - 1)::integer & 63)) AS months
 		FROM placed x GROUP BY x.home_id
 	), stored AS (
 		SELECT t.fragment_id, cdp.stored_traits(t.traits, t.stamps) AS traits
@@ -150,6 +153,7 @@ BEGIN
 		LEFT JOIN counted q ON q.home_id = p.fragment_id
 		CROSS JOIN LATERAL (VALUES
 			('event_count', p.event_count::text, coalesce(q.n, 0)::text),
+			('months', p.months::text, coalesce(q.months, 0)::text),
 			('first_seen', p.first_seen::text, coalesce(q.least, 'infinity')::text),
 			('last_seen', p.last_seen::text, coalesce(q.greatest, '-infinity')::text)) AS c(column_name, stored, expected)
 	WHERE p.workspace_id = ws AND c.stored <> c.expected

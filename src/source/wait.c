@@ -147,14 +147,19 @@ is_answered(const Awaited *a, uint64 request)
 	return answers == a->workers;
 }
 
-/* Is the statement SELECT of this call alone, without any other that could look at its snapshot again? */
+/*
+ * Is the statement SELECT of this call alone, without any other that could look
+ * at its snapshot again?  A cursor, which always has a name, may be a function's
+ * in the middle of a query; a portal that is ready may be run after us.
+ */
 static bool
 is_whole_statement(const Node *call)
 {
 	const PlannedStmt *stmt;
 	const Plan *plan;
 
-	if (IsInTransactionBlock(true) || ActivePortal == NULL || ActivePortal->queryDesc == NULL)
+	if (IsInTransactionBlock(true) || ActivePortal == NULL || ActivePortal->queryDesc == NULL ||
+		ActivePortal->name[0] != '\0' || !ThereAreNoReadyPortals())
 		return false;
 	stmt = ActivePortal->queryDesc->plannedstmt;
 	plan = stmt->planTree;
