@@ -21,6 +21,7 @@
 
 #include "launcher.h"
 
+#define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
@@ -200,6 +201,8 @@ report_maintenance(Report *r)
 	else if (slot.last_error_at != 0)
 		say(r, "error", "maintenance", psprintf("the maintenance worker fails: %s", slot.last_error),
 			"It is tried again every 1 to 30 seconds.");
+	else if (slot.state != CDP_SLOT_FREE)
+		say(r, "info", "maintenance", "the maintenance worker is starting", NULL);
 	else
 		say(r, "error", "maintenance", "the maintenance worker is not running",
 			"SELECT cdp.setup() if it did not run here; else wait some seconds, and look at worker_slots.");
@@ -374,6 +377,30 @@ report_sources(Report *r)
 			report_source(r, i);
 }
 
+/* Messages of the caller's workspaces that wait for somebody whom a session holds.  SPI is connected. */
+static void
+report_parked(Report *r)
+{
+	uint64		n = cdp_owner_query("SELECT p.workspace_id, pg_catalog.count(*), pg_catalog.extract('epoch',"
+									" pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(p.parked_at))::pg_catalog.int8"
+									" FROM cdp_data.parked p GROUP BY p.workspace_id", 0, NULL, NULL, NULL);
+	int64		waiting = 0,
+				seconds = 0;
+
+	for (int i = 0; i < n; i++)
+		if (may_see(cell(i, 1)))
+		{
+			waiting += atoll(cell(i, 2));
+			seconds = Max(seconds, atoll(cell(i, 3)));
+		}
+	if (waiting == 0)
+		say(r, "ok", "parked", "no message is parked", NULL);
+	else
+		say(r, seconds < OLD_PARKED_S ? "info" : "warning", "parked",
+			psprintf("%lld messages are parked, one for %lld s", (long long) waiting, (long long) seconds),
+			"They wait for people whom an open transaction holds, and are applied when it has ended.");
+}
+
 /* People of the caller's workspaces whose recompute was left to the maintenance worker.  SPI is connected. */
 static void
 report_recompute(Report *r)
@@ -471,6 +498,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(&r);
+	report_parked(&r);
 	report_recompute(&r);
 	report_snapshots(&r);
 	SPI_finish();

@@ -82,6 +82,8 @@ def main():
     tap.same(server.value("SELECT count(*) FROM cdp.event WHERE message_id LIKE 'h-%'"), 0,
              'those of held people wait for the COPY')
     tap.ok(not server.value("SELECT cdp.wait_for_source('shop', '1 s')"), 'wait_for_source knows that they are not stored')
+    tap.ok(server.value("SELECT message FROM cdp.status WHERE item = 'parked' AND message LIKE '% messages are parked%'"),
+           'cdp.status says that messages are parked', server.rows('SELECT * FROM cdp.status'))
     copy.commit.set()
     copy.join()
     tap.same(copy.error, None, 'the COPY commits: a worker never makes a client fail')
