@@ -44,6 +44,17 @@ INSERT INTO cdp.inbox (message, source) VALUES
 CREATE TEMP TABLE broken AS SELECT id, body_text FROM cdp.quarantine WHERE body_text LIKE '%"bad-r%' ORDER BY id;
 SELECT outcome, reason, message_id FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken)) ORDER BY message_id;
 SELECT attempts, reason FROM cdp.quarantine JOIN broken USING (id) ORDER BY id;
+-- an expression that fails says for which row
+DO $$
+DECLARE
+	context text;
+BEGIN
+	PERFORM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), '(1 / 0)::text');
+EXCEPTION WHEN division_by_zero THEN
+	GET STACKED DIAGNOSTICS context = PG_EXCEPTION_CONTEXT;
+	RAISE NOTICE '%', (SELECT string_agg(id::text, ' ') = '' || min(id) FROM broken WHERE context LIKE '%repair of row ' || id || ' of cdp.quarantine%');
+END
+$$;
 SELECT outcome, reason, message_id FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken),
 	$$CASE WHEN body_text LIKE '%bad-r1%' THEN replace(body_text, 'telepathy', 'track') END$$);
 SELECT count(*) FROM cdp.quarantine JOIN broken USING (id);

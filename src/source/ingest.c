@@ -216,23 +216,33 @@ take_quarantined(int64 id, CdpMessage *msg, int32 *source_id)
 	return found;
 }
 
+/* which row the expression could not repair */
+static void
+repair_context(void *arg)
+{
+	errcontext("repair of row %lld of cdp.quarantine", (long long) *(int64 *) arg);
+}
+
 /*
  * The caller's expression over body and body_text, run with the caller's
  * rights; NULL: leave the row.
  */
 static CdpStr
-repair(SPIPlanPtr plan, CdpStr body)
+repair(SPIPlanPtr plan, int64 id, CdpStr body)
 {
+	ErrorContextCallback context = {error_context_stack, repair_context, &id};
 	MemoryContext cxt = CurrentMemoryContext;
 	bytea	   *b = (bytea *) cstring_to_text_with_len(body.s, body.len);
 	Datum		arg = PointerGetDatum(b);
 	CdpStr		out;
 
+	error_context_stack = &context;
 	if (SPI_execute_plan(plan, &arg, NULL, false, 2) != SPI_OK_SELECT || SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("repair is not one expression"),
 				 errhint("Give an SQL expression over body (bytea) and body_text (text) that returns text.")));
+	error_context_stack = context.previous;
 	out = cdp_spi_text(0, 1, cxt);
 	SPI_freetuptable(SPI_tuptable);
 	return out;
@@ -300,7 +310,7 @@ replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
 	}
 	if (plan)
 	{
-		msg.body = repair(plan, msg.body);
+		msg.body = repair(plan, id, msg.body);
 		if (msg.body.s == NULL)
 			return;
 	}
