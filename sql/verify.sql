@@ -4,7 +4,8 @@ SELECT count(*) AS stored FROM cdp.ingest('[
 	{"type": "identify", "userId": "ve-a", "anonymousId": "ve-x", "messageId": "ve-1", "originalTimestamp": "2026-03-01T09:00:00Z", "traits": {"plan": "free", "city": "Oslo"}},
 	{"type": "track", "userId": "ve-a", "event": "x", "messageId": "ve-2", "originalTimestamp": "2026-03-02T09:00:00Z"},
 	{"type": "track", "userId": "ve-b", "event": "x", "messageId": "ve-3", "originalTimestamp": "2026-03-03T09:00:00Z"},
-	{"type": "track", "userId": "ve-b", "anonymousId": "ve-y", "event": "x", "messageId": "ve-4", "originalTimestamp": "2026-03-04T09:00:00Z"}]')
+	{"type": "track", "userId": "ve-b", "anonymousId": "ve-y", "event": "x", "messageId": "ve-4", "originalTimestamp": "2026-03-04T09:00:00Z"},
+	{"type": "track", "userId": "ve-c", "event": "x", "messageId": "ve-5", "originalTimestamp": "2026-03-05T09:00:00Z"}]')
 WHERE outcome = 'stored';
 SELECT cdp.find_profile('user_id', 've-a') AS a, cdp.find_profile('user_id', 've-b') AS b \gset
 -- make a change, ask cdp.verify(), and take the change back; a fragment may be dirty meanwhile
@@ -32,6 +33,10 @@ SELECT what, pg_temp.plant(format(change, :a, :b)) AS found, pg_temp.plant(forma
 	(13, 'an earlier moment of a link', 'UPDATE cdp_data.link SET first_at = first_at - interval ''1 s'' WHERE first_message = ''ve-1'''),
 	(14, 'an earlier moment alone', 'UPDATE cdp_data.identifier SET alone_at = alone_at - interval ''1 s'' WHERE alone_message = ''ve-2'''),
 	(15, 'a link that nobody presented', 'INSERT INTO cdp_data.link SELECT identifier_id, link_id, source_id + 1000, kind, weight, workspace_id, first_at, last_at, first_event_id, first_message, members FROM cdp_data.link WHERE first_message = ''ve-1'''),
+	(16, 'no link', 'DELETE FROM cdp_data.link WHERE first_message = ''ve-1'''),
+	(17, 'nothing alone', 'UPDATE cdp_data.identifier SET alone_at = NULL, alone_message = NULL WHERE alone_message = ''ve-2'''),
+	(18, 'no profile', 'DELETE FROM cdp_data.profile WHERE fragment_id = %1$s'),
+	(19, 'nobody', 'DELETE FROM cdp_data.identifier WHERE value = ''ve-c'''),
 	(6, 'a moment alone', 'UPDATE cdp_data.identifier SET alone_at = alone_at + interval ''1 s'' WHERE alone_message = ''ve-2'''),
 	(7, 'an event of a lies with b', 'UPDATE cdp_data.event SET fragment_id = %2$s WHERE message_id = ''ve-2'''),
 	(8, 'an event of b is to be moved', 'WITH e AS (UPDATE cdp_data.event SET fragment_id = %1$s WHERE message_id = ''ve-3'')

@@ -70,7 +70,7 @@ BEGIN
 		FROM overlap o JOIN best_want bw ON bw.profile_id = o.profile_id
 		ORDER BY o.want, o.n DESC, bw.want <> o.want, o.profile_id
 	), wrong AS MATERIALIZED (
-		SELECT b.identifier_id, b.state, b.want_state, b.profile_id, bp.profile_id AS want_profile_id
+		SELECT b.identifier_id, b.fragment_id, b.state, b.want_state, b.profile_id, bp.profile_id AS want_profile_id
 		FROM both_sides b
 			LEFT JOIN best_want bw ON bw.profile_id = b.profile_id
 			LEFT JOIN best_profile bp ON bp.want = b.want
@@ -96,6 +96,27 @@ BEGIN
 			LEFT JOIN home h ON h.anchor = e.anchor
 			LEFT JOIN dirty d ON d.fragment_id = e.fragment_id
 		WHERE e.workspace_id = ws
+	),
+
+	-- rows that are missing: they are reported, and explain whatever else is amiss with these people
+	lost AS MATERIALIZED (
+		SELECT m.identifier_id, min(l.link_id) AS link_id
+		FROM cdp_data.link l CROSS JOIN LATERAL unnest(l.members) AS m(identifier_id)
+		WHERE l.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.identifier i WHERE i.identifier_id = m.identifier_id)
+		GROUP BY m.identifier_id
+	), rootless AS MATERIALIZED (
+		SELECT DISTINCT i.fragment_id FROM cdp_data.identifier i
+		WHERE i.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.profile p WHERE p.fragment_id = i.fragment_id)
+	), maimed AS (
+		SELECT x.fragment_id FROM placed x
+		WHERE x.anchor <> 0 AND NOT EXISTS (SELECT FROM people f WHERE f.anchor = x.anchor)
+		UNION SELECT x.fragment_id FROM lost y JOIN placed x ON x.anchor = y.link_id
+		UNION SELECT r.fragment_id FROM rootless r
+	), excused AS MATERIALIZED (
+		SELECT m.fragment_id FROM maimed m
+		UNION SELECT q.fragment_id FROM maimed m
+			JOIN cdp_data.profile p ON p.fragment_id = m.fragment_id
+			JOIN cdp_data.profile q ON q.profile_id = p.profile_id
 	),
 
 	-- the counters and traits that follow
@@ -133,6 +154,14 @@ BEGIN
 		CASE WHEN w.state <> w.want_state THEN w.state::text ELSE 'profile ' || coalesce(w.profile_id::text, 'none') END,
 		CASE WHEN w.state <> w.want_state THEN w.want_state::text ELSE 'profile ' || coalesce(w.want_profile_id::text, 'of its own') END
 	FROM wrong w
+	WHERE NOT EXISTS (SELECT FROM excused x WHERE x.fragment_id = w.fragment_id)
+		AND NOT EXISTS (SELECT FROM alone a WHERE a.anchor = w.identifier_id AND a.alone_at IS NULL)
+
+	UNION ALL
+	SELECT 'identifier', y.identifier_id::text, 'identifier_id', NULL, 'a member of link ' || y.link_id FROM lost y
+
+	UNION ALL
+	SELECT 'profile', r.fragment_id::text, 'fragment_id', NULL, 'the fragment of an identifier' FROM rootless r
 
 	UNION ALL
 	-- the id of a profile is the least of its fragments that somebody belongs to
@@ -141,11 +170,12 @@ BEGIN
 		JOIN (SELECT r.profile_id, min(r.fragment_id) AS least FROM cdp_data.profile r
 			WHERE r.workspace_id = ws GROUP BY r.profile_id) q ON q.profile_id = p.profile_id
 	WHERE p.workspace_id = ws AND p.profile_id <> q.least AND p.fragment_id = q.least
+		AND NOT EXISTS (SELECT FROM excused x WHERE x.fragment_id = p.fragment_id)
 
 	UNION ALL
 	SELECT 'event', x.event_id::text, 'fragment_id', x.fragment_id::text, x.home_id::text
 	FROM placed x
-	WHERE x.fragment_id <> x.home_id
+	WHERE x.fragment_id <> x.home_id AND NOT EXISTS (SELECT FROM excused y WHERE y.fragment_id = x.fragment_id)
 
 	UNION ALL
 	SELECT 'profile', p.fragment_id::text, c.column_name, c.stored, c.expected
@@ -158,6 +188,7 @@ BEGIN
 			('last_seen', p.last_seen::text, coalesce(q.greatest, '-infinity')::text)) AS c(column_name, stored, expected)
 	WHERE p.workspace_id = ws AND c.stored <> c.expected
 		AND NOT EXISTS (SELECT FROM dirty d WHERE d.fragment_id = p.fragment_id)
+		AND NOT EXISTS (SELECT FROM excused x WHERE x.fragment_id = p.fragment_id)
 
 	UNION ALL
 	SELECT 'profile_trait', coalesce(s.fragment_id, d.home_id)::text, k.key,
@@ -168,6 +199,7 @@ BEGIN
 		CROSS JOIN LATERAL (SELECT jsonb_object_keys(s.traits) AS key UNION SELECT jsonb_object_keys(d.traits)) k
 	WHERE s.traits IS DISTINCT FROM d.traits AND (s.traits -> k.key) IS DISTINCT FROM (d.traits -> k.key)
 		AND NOT EXISTS (SELECT FROM dirty y WHERE y.fragment_id = coalesce(s.fragment_id, d.home_id))
+		AND NOT EXISTS (SELECT FROM excused x WHERE x.fragment_id = coalesce(s.fragment_id, d.home_id))
 
 	UNION ALL
 	SELECT 'link', l.anchor::text, 'first_at', l.first_at::text || ' ' || l.first_message, l.at::text || ' ' || l.message_id
