@@ -53,13 +53,13 @@ cdp_str(const char *cstring)
 
 /* ---------------------------------------------------------------- settings */
 
-extern int	cdp_batch_rows;			/* events per batch at the most */
-extern int	cdp_batch_bytes;		/* kB of raw messages per batch */
-extern int	cdp_recent_memory;		/* kB in which a source worker remembers people */
+extern int	cdp_batch_rows;		/* events per batch at the most */
+extern int	cdp_batch_bytes;	/* kB of raw messages per batch */
+extern int	cdp_recent_memory;	/* kB in which a source worker remembers people */
 extern int	cdp_max_message_kb;
 extern int	cdp_parked_limit_mb;
 extern int	cdp_recompute_limit;	/* events that a batch reads again for one split or moved event */
-extern int	cdp_store_path;			/* CDP_STORE_DIRECT, CDP_STORE_SQL */
+extern int	cdp_store_path;		/* CDP_STORE_DIRECT, CDP_STORE_SQL */
 extern bool cdp_workers_enabled;
 extern char *cdp_key_file;
 extern char *cdp_clock_override;

@@ -29,6 +29,7 @@ extern void cdp_spi_end(void);
 
 /* the same for statements whose rows nobody reads */
 extern int	cdp_spi_exec(CdpSpi *stmt, Datum *args, const char *nulls);
+
 /*
  * Call f for each row of a result that may be large: rows are fetched some at
  * a time, and f runs in a memory context that is emptied between.

@@ -70,6 +70,7 @@ extern bool cdp_rel_lock(CdpRel *r);
 /* a row that will be written in place of r->row (it has its values) or of the one at tid (none); then update */
 extern TupleTableSlot *cdp_rel_edit(CdpRel *r);
 extern TupleTableSlot *cdp_rel_replace(CdpRel *r);
+
 /* tid: of the row that is replaced; becomes where the new one is.  Unique keys must be as they were. */
 extern void cdp_rel_update(CdpRel *r, ItemPointer tid);
 
@@ -78,6 +79,7 @@ extern void cdp_rel_update(CdpRel *r, ItemPointer tid);
  * is asked of the table.  Written by flush, close or when the buffer is full.
  */
 extern TupleTableSlot *cdp_rel_new(CdpRel *r);
+
 /* the same; *place becomes where the row is, when it is written */
 extern TupleTableSlot *cdp_rel_new_at(CdpRel *r, ItemPointer place);
 extern void cdp_rel_flush(CdpRel *r);

@@ -124,6 +124,7 @@ extern void cdp_seen_store(CdpWork *w);
 
 /* identity/resolve.c */
 extern CdpTry cdp_resolve(CdpWork *w, CdpHints *hints);
+
 /* for who resolves nothing: before the first fragment is added, and to lock them all; false: one is gone */
 extern void cdp_index_fragments(CdpWork *w);
 extern bool cdp_lock_fragments(CdpWork *w);
@@ -145,6 +146,7 @@ extern void cdp_store_profiles(CdpWork *w);
 
 /* profile/dirty.c: these fragments must be computed again, each with what the others had */
 extern void cdp_mark_recompute(CdpFragment **fragments, int n, const char *cause);
+
 /* remember those that are too large for the batch */
 extern void cdp_dirty_store(CdpWork *w);
 

@@ -670,7 +670,7 @@ links_of_group(CdpWork *w, int group, int *n)
 static int
 first_member(const Member *all, int nall, int64 fragment_id)
 {
-	Member		key = {.fragment_id = fragment_id,.hash = PG_INT64_MIN};
+	Member		key = {.fragment_id = fragment_id, .hash = PG_INT64_MIN};
 	int			lo = 0,
 				hi = nall;
 

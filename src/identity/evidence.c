@@ -43,7 +43,7 @@ hash_order(const void *a, const void *b)
 void
 cdp_evidence_begin(CdpEvidence *e, CdpFold *fold, bool partial)
 {
-	*e = (CdpEvidence) {.fold = fold,.cxt = CurrentMemoryContext,.partial = partial};
+	*e = (CdpEvidence) {.fold = fold, .cxt = CurrentMemoryContext, .partial = partial};
 	e->by_hash = MemoryContextAllocHuge(e->cxt, Max(fold->nidents, 1) * sizeof(CdpHashIndex));
 	for (int i = 0; i < fold->nidents; i++)
 		e->by_hash[i] = (CdpHashIndex) {fold->idents[i].hash, i};
@@ -93,7 +93,7 @@ cdp_evidence_add_link(CdpEvidence *e, int64 link_id, CdpLinkKind kind, const int
 
 	need_link(e);
 	link = &e->fold->links[e->fold->nlinks];
-	*link = (CdpFoldLink) {.link_id = link_id,.kind = kind,.first.at = CDP_NO_TIME};
+	*link = (CdpFoldLink) {.link_id = link_id, .kind = kind,.first.at = CDP_NO_TIME};
 	link->members = MemoryContextAlloc(e->cxt, n * sizeof(int));
 	for (int i = 0; i < n; i++)
 	{

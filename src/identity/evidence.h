@@ -28,11 +28,14 @@ typedef struct CdpEvidence
 
 /* for a fold that has its identifiers, and keeps them in their places; everything goes to the current context */
 extern void cdp_evidence_begin(CdpEvidence *e, CdpFold *fold, bool partial);
+
 /* take the rows of the running SPI result; a result may come in parts */
 extern void cdp_evidence_take_links(CdpEvidence *e);
 extern void cdp_evidence_take_decisions(CdpEvidence *e);
+
 /* one more link, with no moment yet; NULL: partial, and fewer than two of its members are there */
 extern CdpFoldLink *cdp_evidence_add_link(CdpEvidence *e, int64 link_id, CdpLinkKind kind, const int64 *members, int n);
+
 /* of a row of the running SPI result */
 extern CdpMoment cdp_evidence_moment(int row, int at_column, int message_column, MemoryContext cxt);
 

@@ -85,7 +85,7 @@ static Table identifiers = {.width = sizeof(IdentifierEntry)};
 static Table links = {.width = sizeof(LinkEntry)};
 static uint32 last_era = 0;
 static uint32 now = 0;			/* number of the batch */
-static uint64 remembered_since;	/* full transaction id */
+static uint64 remembered_since; /* full transaction id */
 
 /* ---------------------------------------------------------------- tables of fixed size */
 

@@ -25,8 +25,10 @@ typedef struct CdpTraitSet CdpTraitSet;
 
 extern CdpTraitSet *cdp_traits_begin(MemoryContext cxt);
 extern void cdp_traits_add_chunk(CdpTraitSet *set, int chunk, Jsonb *traits, bytea *stamps);
+
 /* true: the set keeps pointers into traits and stamp->message_id from now on */
 extern bool cdp_traits_declare(CdpTraitSet *set, Jsonb *traits, const CdpStamp *stamp);
+
 /* write the chunks that changed; the fragment is locked */
 extern void cdp_traits_store(CdpTraitSet *set, CdpRel *rel, int64 fragment_id, int32 workspace_id);
 

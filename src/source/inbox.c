@@ -222,7 +222,11 @@ cdp_inbox_row(PG_FUNCTION_ARGS)
 	if (h->n >= cdp_batch_rows || h->bytes >= (Size) cdp_batch_bytes * 1024)
 		apply_frame(top);
 	error_context_stack = context;
-	/* a copy: the executor frees the tuple that it formed only when it gets another one back */
+
+	/*
+	 * a copy: the executor frees the tuple that it formed only when it gets
+	 * another one back
+	 */
 	return PointerGetDatum(heap_copytuple(t->tg_trigtuple));
 }
 
