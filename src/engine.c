@@ -2,9 +2,10 @@
  * engine.c: the hall of the house.
  *
  * cdp_apply() is the way in: messages of one source, in the caller's
- * transaction (at the end of this file is a side door for what is no append).  decode and admit run once and touch no table.  Then the events
- * are applied in a subtransaction, stage by stage; attempt() reads like the
- * picture in the design.
+ * transaction (at the end of this file is a side door for what is no append).
+ * decode and admit run once and touch no table.  Then the events are applied in
+ * a subtransaction, stage by stage; attempt() reads like the picture in the
+ * design.
  *
  * When an attempt fails:
  *	- what had to be locked grew, or another batch was first (unique_violation,

@@ -295,9 +295,8 @@ gather(CdpRel *r)
 	MemoryContextSwitchTo(old);
 }
 
-/* r->fresh, empty */
-static TupleTableSlot *
-begin_row(CdpRel *r)
+TupleTableSlot *
+cdp_rel_replace(CdpRel *r)
 {
 	gather(r);
 	ExecClearTuple(r->fresh);
@@ -331,18 +330,12 @@ cdp_rel_lock(CdpRel *r)
 TupleTableSlot *
 cdp_rel_edit(CdpRel *r)
 {
-	TupleTableSlot *fresh = begin_row(r);
+	TupleTableSlot *fresh = cdp_rel_replace(r);
 
 	slot_getallattrs(r->row);
 	memcpy(fresh->tts_values, r->row->tts_values, r->desc->natts * sizeof(Datum));
 	memcpy(fresh->tts_isnull, r->row->tts_isnull, r->desc->natts * sizeof(bool));
 	return fresh;
-}
-
-TupleTableSlot *
-cdp_rel_replace(CdpRel *r)
-{
-	return begin_row(r);
 }
 
 /* does the row belong into a partial index? */
@@ -403,7 +396,7 @@ cdp_rel_update(CdpRel *r, ItemPointer tid)
 TupleTableSlot *
 cdp_rel_new_at(CdpRel *r, ItemPointer place)
 {
-	TupleTableSlot *fresh = begin_row(r);
+	TupleTableSlot *fresh = cdp_rel_replace(r);
 
 	if (r->nbuffered == CDP_REL_BUFFER)
 		cdp_rel_flush(r);

@@ -19,7 +19,6 @@ typedef struct CdpFragment
 {
 	int64		fragment_id;
 	bool		created;		/* not in the table yet */
-	bool		gone;			/* the row was deleted before we got the lock */
 	ItemPointerData tid;
 	/* the row, changed in place */
 	int64		profile_id,
@@ -40,7 +39,6 @@ typedef struct CdpFragment
 	struct CdpEvent **declared; /* events of the batch that declare traits */
 	int			ndeclared,
 				maxdeclared;
-	int			group;			/* component of the batch, -1: none */
 } CdpFragment;
 
 /* identifiers and fragments that the batch ties together */
@@ -89,8 +87,6 @@ typedef struct CdpWork
 			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
-	CdpStr		topic;			/* of the last event that was stored, and its text */
-	Datum		topic_text;
 	struct CdpLeaves *seen;		/* partitions of message_seen, between check and store */
 } CdpWork;
 

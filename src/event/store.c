@@ -63,19 +63,6 @@ put_text(TupleTableSlot *row, int column, CdpStr s)
 	row->tts_values[column] = s.s ? cdp_text(s) : (Datum) 0;
 }
 
-/* a topic is the same for many events in a row: its text is made once */
-static void
-put_topic(CdpWork *w, TupleTableSlot *row, CdpStr topic)
-{
-	if (topic.s == NULL || topic.s != w->topic.s || topic.len != w->topic.len)
-	{
-		w->topic = topic;
-		w->topic_text = topic.s ? cdp_text(topic) : (Datum) 0;
-	}
-	row->tts_isnull[EVENT_TOPIC] = topic.s == NULL;
-	row->tts_values[EVENT_TOPIC] = w->topic_text;
-}
-
 static void
 put_jsonb(TupleTableSlot *row, int column, Jsonb *j)
 {
@@ -115,7 +102,7 @@ fill_event(CdpWork *w, CdpEvent *ev, TupleTableSlot *row)
 	put_text(row, EVENT_MESSAGE_ID, ev->message_id);
 	put_text(row, EVENT_TYPE, ev->type);
 	put_text(row, EVENT_NAME, ev->name);
-	put_topic(w, row, ev->msg->topic);
+	put_text(row, EVENT_TOPIC, ev->msg->topic);
 	put_text(row, EVENT_USER_ID, ev->user_id);
 	put_text(row, EVENT_ANONYMOUS_ID, ev->anonymous_id);
 	put_jsonb(row, EVENT_PROPERTIES, ev->properties);
@@ -348,7 +335,7 @@ cdp_store_links(CdpWork *w)
 	cdp_rel_look(w->link, GetLatestSnapshot());
 	for (int i = 0; i < w->nlinks; i++)
 	{
-		if (w->links[i]->first.at == CDP_NO_TIME || (w->links[i]->known && !link_tells_more(w->links[i])))
+		if (w->links[i]->known && !link_tells_more(w->links[i]))
 			continue;
 		write_guard(w, w->links[i]->members[0]);
 		if (w->links[i]->known)

@@ -255,8 +255,6 @@ add_batch_links(Component *c, CdpEvidence *e)
 		CdpFoldLink *link = find_fold_link(&c->fold, nstored, mine->link_id);
 		int64		hashes[CDP_MAX_IDENTIFIERS];
 
-		if (mine->first.at == CDP_NO_TIME)
-			continue;
 		if (link == NULL)
 		{
 			for (int j = 0; j < mine->nmembers; j++)

@@ -40,10 +40,8 @@ struct CdpIdent
 	bool		known;			/* has a row */
 	uint32		era;			/* that it is remembered from (recent.c); 0: it was read */
 	char		state;			/* of the row: 'l'ive, 's'hared, 'd'emoted */
-	char		stored_state;
 	ItemPointerData tid;		/* of the row when it was read */
 	int64		fragment_id;	/* 0: none yet */
-	int64		stored_fragment_id;
 	CdpMoment	alone;			/* least of the batch */
 	CdpMoment	stored_alone;
 	int32		stored_first_day,	/* DateADT */
@@ -62,7 +60,7 @@ struct CdpLink
 
 	/* resolve: what follows is of one attempt */
 	uint32		attempt;
-	CdpMoment	first;			/* of the batch; at == CDP_NO_TIME: only moved events presented it */
+	CdpMoment	first;			/* of the batch */
 	TimestampTz last_at;
 	CdpEvent   *first_event;
 	bool		known;			/* this source has presented it before */

@@ -237,8 +237,8 @@ cdp_recent_identifier(CdpIdent *id)
 	id->era = e->head.era;
 	id->known = true;
 	id->tid = e->tid;
-	id->fragment_id = id->stored_fragment_id = e->fragment_id;
-	id->state = id->stored_state = 'l';
+	id->fragment_id = e->fragment_id;
+	id->state = 'l';
 	id->stored_alone = (CdpMoment) {e->alone_at, CDP_STR_NONE};
 	id->stored_first_day = e->first_day;
 	id->stored_last_day = e->last_day;
@@ -385,6 +385,6 @@ cdp_recent_remember(CdpWork *w)
 		if (w->idents[i]->era && w->idents[i]->state == 'l')
 			remember_identifier(w->idents[i], w->idents[i]->era);
 	for (int i = 0; i < w->nlinks; i++)
-		if (w->links[i]->members[0]->era && w->links[i]->stored_first.at != CDP_NO_TIME)
+		if (w->links[i]->members[0]->era)
 			remember_link(w->links[i], w->links[i]->members[0]->era, w->batch->source->id);
 }

@@ -12,10 +12,10 @@
  *	3. insert the missing identifiers, in hash order;
  *	4. lock the profile rows, in id order;
  *	5. a row whose locked version S1 could not see was changed meanwhile: its
- *	   identifiers, and those that are remembered with another version of it, are read again, and when they moved the attempt ends
- *	   (CDP_TRY_AGAIN) and starts afresh.  Whoever changes a component rewrites
- *	   every fragment row of it, so that an unchanged row means an unchanged
- *	   component;
+ *	   identifiers, and those that are remembered with another version of it,
+ *	   are read again, and when they moved the attempt ends (CDP_TRY_AGAIN) and
+ *	   starts afresh.  Whoever changes a component rewrites every fragment row
+ *	   of it, so that an unchanged row means an unchanged component;
  *	6. a row that turns out to be contested while the batch has a new or an
  *	   earlier link for it becomes a hint: the next attempt examines it;
  *	7. settle who is who (component.c).
@@ -164,13 +164,16 @@ cdp_work_create_fragment(CdpWork *w)
 
 /* ---------------------------------------------------------------- 0: what the attempt presents */
 
-static void
+/* true: the event's is less */
+static bool
 lower_moment(CdpMoment *m, const CdpEvent *ev)
 {
 	CdpMoment	mine = {ev->evidence_at, ev->message_id};
 
-	if (cdp_moment_cmp(&mine, m) < 0)
-		*m = mine;
+	if (cdp_moment_cmp(&mine, m) >= 0)
+		return false;
+	*m = mine;
+	return true;
 }
 
 /*
@@ -187,8 +190,8 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 		id->known = false;
 		id->era = 0;
 		ItemPointerSetInvalid(&id->tid);
-		id->state = id->stored_state = 'l';
-		id->fragment_id = id->stored_fragment_id = 0;
+		id->state = 'l';
+		id->fragment_id = 0;
 		id->alone.at = id->stored_alone.at = CDP_NO_TIME;
 		id->first_at = id->last_at = ev->evidence_at;
 		w->idents[w->nidents++] = id;
@@ -196,7 +199,7 @@ collect_ident(CdpWork *w, CdpIdent *id, CdpEvent *ev, bool moves)
 	id->first_at = Min(id->first_at, ev->evidence_at);
 	id->last_at = Max(id->last_at, ev->evidence_at);
 	if (ev->nidents == 1 && !moves)
-		lower_moment(&id->alone, ev);
+		(void) lower_moment(&id->alone, ev);
 }
 
 static void
@@ -213,10 +216,8 @@ collect_link(CdpWork *w, CdpLink *link, CdpEvent *ev)
 		w->links[w->nlinks++] = link;
 	}
 	link->last_at = Max(link->last_at, ev->evidence_at);
-	if (link->first.at == CDP_NO_TIME ||
-		cdp_moment_cmp(&(CdpMoment) {ev->evidence_at, ev->message_id}, &link->first) < 0)
+	if (lower_moment(&link->first, ev))
 		link->first_event = ev;
-	lower_moment(&link->first, ev);
 }
 
 static void
@@ -301,8 +302,8 @@ take_row(CdpWork *w, CdpIdent *id)
 	slot_getallattrs(row);
 	id->known = true;
 	id->tid = row->tts_tid;
-	id->fragment_id = id->stored_fragment_id = DatumGetInt64(row->tts_values[IDENTIFIER_FRAGMENT]);
-	id->state = id->stored_state = DatumGetChar(row->tts_values[IDENTIFIER_STATE]);
+	id->fragment_id = DatumGetInt64(row->tts_values[IDENTIFIER_FRAGMENT]);
+	id->state = DatumGetChar(row->tts_values[IDENTIFIER_STATE]);
 	id->stored_first_day = DatumGetDateADT(row->tts_values[IDENTIFIER_FIRST_DAY]);
 	id->stored_last_day = DatumGetDateADT(row->tts_values[IDENTIFIER_LAST_DAY]);
 	if (!row->tts_isnull[IDENTIFIER_ALONE_AT])

@@ -377,22 +377,32 @@ report_sources(Report *r)
 			report_source(r, i);
 }
 
-/* Messages of the caller's workspaces that wait for somebody whom a session holds.  SPI is connected. */
-static void
-report_parked(Report *r)
+/* Rows of a table that belong to the caller's workspaces, and the age of the oldest.  SPI is connected. */
+static int64
+count_waiting(const char *table, const char *since, int64 *seconds)
 {
-	uint64		n = cdp_owner_query("SELECT p.workspace_id, pg_catalog.count(*), pg_catalog.extract('epoch',"
-									" pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(p.parked_at))::pg_catalog.int8"
-									" FROM cdp_data.parked p GROUP BY p.workspace_id", 0, NULL, NULL, NULL);
-	int64		waiting = 0,
-				seconds = 0;
+	uint64		n = cdp_owner_query(psprintf("SELECT workspace_id, pg_catalog.count(*), pg_catalog.extract('epoch',"
+											 " pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(%s))::pg_catalog.int8"
+											 " FROM cdp_data.%s GROUP BY workspace_id", since, table), 0, NULL, NULL, NULL);
+	int64		waiting = 0;
 
+	*seconds = 0;
 	for (int i = 0; i < n; i++)
 		if (may_see(cell(i, 1)))
 		{
 			waiting += atoll(cell(i, 2));
-			seconds = Max(seconds, atoll(cell(i, 3)));
+			*seconds = Max(*seconds, atoll(cell(i, 3)));
 		}
+	return waiting;
+}
+
+/* Messages that wait for somebody whom a session holds. */
+static void
+report_parked(Report *r)
+{
+	int64		seconds;
+	int64		waiting = count_waiting("parked", "parked_at", &seconds);
+
 	if (waiting == 0)
 		say(r, "ok", "parked", "no message is parked", NULL);
 	else
@@ -401,22 +411,13 @@ report_parked(Report *r)
 			"They wait for people whom an open transaction holds, and are applied when it has ended.");
 }
 
-/* People of the caller's workspaces whose recompute was left to the maintenance worker.  SPI is connected. */
+/* People whose recompute was left to the maintenance worker. */
 static void
 report_recompute(Report *r)
 {
-	uint64		n = cdp_owner_query("SELECT d.workspace_id, pg_catalog.count(*), pg_catalog.extract('epoch',"
-									" pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) pg_catalog.min(d.marked_at))::pg_catalog.int8"
-									" FROM cdp_data.dirty d GROUP BY d.workspace_id", 0, NULL, NULL, NULL);
-	int64		waiting = 0,
-				seconds = 0;
+	int64		seconds;
+	int64		waiting = count_waiting("dirty", "marked_at", &seconds);
 
-	for (int i = 0; i < n; i++)
-		if (may_see(cell(i, 1)))
-		{
-			waiting += atoll(cell(i, 2));
-			seconds = Max(seconds, atoll(cell(i, 3)));
-		}
 	if (waiting == 0)
 		say(r, "ok", "recompute", "nobody waits to be computed again", NULL);
 	else if (seconds < OLD_DIRTY_S)
