@@ -118,6 +118,16 @@ extern bool cdp_is_set_up(void);
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 
+/* setup.c: whose data is it? */
+typedef enum CdpAttachment
+{
+	CDP_ATTACHED_NOWHERE,		/* no row of cdp_data.instance: a restore is under way */
+	CDP_ATTACHED_ELSEWHERE,		/* of another server or database: restored, or a copy */
+	CDP_ATTACHED_HERE
+} CdpAttachment;
+
+extern CdpAttachment cdp_attachment(void);
+
 /* run what follows as cdp_owner with row security not forced; pair them */
 typedef struct CdpUserContext
 {

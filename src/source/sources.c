@@ -473,6 +473,17 @@ cdp_sql_alter_source(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Nothing would consume it, and cdp.setup() would pause it again. */
+static void
+require_attached(void)
+{
+	if (cdp_attachment() != CDP_ATTACHED_HERE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this data comes from another server or database"),
+				 errhint("Run SELECT cdp.setup() as a superuser first.")));
+}
+
 static void
 set_paused(const char *name, bool paused)
 {
@@ -488,6 +499,8 @@ set_paused(const char *name, bool paused)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("source \"%s\" has no brokers", name),
 				 errdetail("Nothing consumes an SQL source.")));
+	if (!paused)
+		require_attached();
 	values[0] = Int32GetDatum(s.id);
 	values[1] = BoolGetDatum(paused);
 	cdp_owner_query("UPDATE cdp_data.source SET paused = $2 WHERE source_id OPERATOR(pg_catalog.=) $1",
