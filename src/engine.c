@@ -505,7 +505,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	cdp_version_require();
 	cdp_key_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
-	if (!IsBackgroundWorker && applied_in == cdp_my_lxid() && nmessages > 1)
+	if (MyBackendType != B_BG_WORKER && applied_in == cdp_my_lxid() && nmessages > 1)
 		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
 	MemoryContextSwitchTo(batch->cxt);
@@ -513,7 +513,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	if (advances)
 		cdp_advance_begin(source, advances, nadvances);
 	prepare(batch);
-	apply_batch(batch, IsBackgroundWorker);
+	apply_batch(batch, MyBackendType == B_BG_WORKER);
 	if (advances)
 		cdp_advance_end(source, advances, nadvances);
 	cdp_become_caller(&user);

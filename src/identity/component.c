@@ -598,7 +598,7 @@ static int
 find_label(const Label *labels, int n, int64 key)
 {
 	Label		k = {key, 0};
-	Label	   *found = key ? bsearch(&k, labels, n, sizeof(Label), label_order) : NULL;
+	const Label *found = key ? bsearch(&k, labels, n, sizeof(Label), label_order) : NULL;
 
 	return found ? found->group : -1;
 }
