@@ -62,6 +62,8 @@ extern int	cdp_recompute_limit;	/* events that a batch reads again for one split
 extern int	cdp_store_path;		/* CDP_STORE_DIRECT, CDP_STORE_SQL */
 extern bool cdp_workers_enabled;
 extern char *cdp_key_file;
+extern char *cdp_secrets_file;
+extern char *cdp_certificate_directory;
 extern char *cdp_clock_override;
 
 enum

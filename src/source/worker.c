@@ -29,8 +29,8 @@
  * glibc raises the size from which it maps a block by itself, up to 32 MB, each
  * time such a block is freed; after some big messages the blocks of a batch then
  * lie among others in the heap, which never gets shorter.  It is fixed instead.
- * The consumer is opened after the fork and closed in before_shmem_exit; it
- * owns the bodies of a batch until release().
+ * The consumer is opened after the fork and closed in before_shmem_exit
+ * (consumer.c); it owns the bodies of a batch until release().
  */
 #include "cdp.h"
 
@@ -68,7 +68,6 @@ static Worker w;
 static MemoryContext batch_cxt;
 static CdpMessage *messages;
 static int	max_messages = 0;
-static WaitEventSet *wait_set;
 static TimestampTz batch_started = 0;
 static int	retries = 0;		/* in a row */
 
@@ -145,6 +144,7 @@ keep_row(void)
 	w.option_names = keep_array(column(6, &isnull), &w.noptions);
 	w.option_values = keep_array(column(7, &isnull), &n);
 	w.nworkers = DatumGetInt32(column(8, &isnull));
+	w.secret = keep_text(9);
 }
 
 /* False: there is no such source, or it is at rest. */
@@ -162,7 +162,8 @@ load_source(void)
 							" coalesce(options OPERATOR(pg_catalog.->>) 'start', '') OPERATOR(pg_catalog.=) 'latest',"
 							" ARRAY(SELECT key FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
 							" ARRAY(SELECT value FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
-							" workers"
+							" workers,"
+							" coalesce(options OPERATOR(pg_catalog.->>) 'secret', name)"
 							" FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1"
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
@@ -174,34 +175,6 @@ load_source(void)
 }
 
 /* ---------------------------------------------------------------- the transport */
-
-static void
-close_consumer(int code, Datum arg)
-{
-	if (w.consumer)
-		w.transport->close(w.consumer);
-	w.consumer = NULL;
-}
-
-static void
-open_consumer(void)
-{
-	CdpTransportFunction door = (CdpTransportFunction)
-	load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
-	const char *error = NULL;
-
-	w.transport = door();
-	before_shmem_exit(close_consumer, (Datum) 0);
-	w.consumer = w.transport->open(w.brokers, w.option_names, w.option_values, w.noptions, &error);
-	if (w.consumer == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not open a Kafka consumer: %s", error ? error : "no reason given")));
-	wait_set = cdp_create_wait_event_set(3);
-	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, w.transport->wakeup_fd(w.consumer), NULL, NULL);
-}
 
 /* What the library wants us to know; one that it cannot get over ends the process. */
 static void
@@ -593,7 +566,7 @@ wait_for_something(void)
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	(void) WaitEventSetWait(wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
+	(void) WaitEventSetWait(w.wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
 	ResetLatch(MyLatch);
 }
 
@@ -629,6 +602,7 @@ loop(void)
 		look_around();
 		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
 		{
+			cdp_consumer_renew(&w);
 			cdp_parts_round(&w);
 			publish(-1);
 		}
@@ -660,7 +634,7 @@ run(void)
 		cdp_slot_end();
 	cdp_recent_start();
 	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
-	open_consumer();
+	cdp_consumer_open(&w);
 	loop();
 }
 
