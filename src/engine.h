@@ -255,8 +255,10 @@ typedef struct CdpAdvance
 	int32		partition;
 	int64		expected,		/* position in the table, else the batch is refused */
 				next;			/* position afterwards */
-	TimestampTz last_time;		/* record time and fingerprint of the last record consumed */
+	int64		last_offset;	/* of the last record consumed; -1: none, what was known stays */
+	TimestampTz last_time;		/* its time, which may be none, and fingerprint */
 	int64		last_hash;
+	int64		ntombstones;	/* null values among the records */
 } CdpAdvance;
 
 /* what became of one message; an array of messages has many */

@@ -645,11 +645,12 @@ set_position(FunctionCallInfo fcinfo, bool adopt)
 	SPI_connect();
 	values[0] = Int32GetDatum(lock_source(name).id);
 	if (cdp_owner_query(adopt ?
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL,"
-						" last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.=) 'diverged'" :
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL, last_record_hash = NULL"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) 'diverged'",
 						lengthof(types), types, values, NULL) != 1)
