@@ -118,11 +118,12 @@ extern bool cdp_is_set_up(void);
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 
-/* run what follows as cdp_owner with row security not forced; pair them */
+/* run what follows as cdp_owner with row security not forced and a search path of ours; pair them */
 typedef struct CdpUserContext
 {
 	Oid			userid;
 	int			sec_context;
+	int			path;			/* of cdp_push_safe_path(); 0: the path was safe */
 } CdpUserContext;
 
 extern void cdp_become_owner(CdpUserContext *save);
