@@ -131,11 +131,12 @@ typedef enum CdpAttachment
 
 extern CdpAttachment cdp_attachment(void);
 
-/* run what follows as cdp_owner with row security not forced; pair them */
+/* run what follows as cdp_owner with row security not forced and a search path of ours; pair them */
 typedef struct CdpUserContext
 {
 	Oid			userid;
 	int			sec_context;
+	int			path;			/* of cdp_push_safe_path(); 0: the path was safe */
 } CdpUserContext;
 
 extern void cdp_become_owner(CdpUserContext *save);
