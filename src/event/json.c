@@ -91,6 +91,12 @@ cdp_json_commit(CdpJson *j, char *end)
 	j->free = Min((char *) MAXALIGN(end), j->limit);
 }
 
+void
+cdp_json_forget(CdpJson *j, Jsonb *last)
+{
+	j->free = (char *) last;
+}
+
 /* ---------------------------------------------------------------- scanner: tokens */
 
 /* the text as a whole is refused; returns NULL for the caller to return */

@@ -98,6 +98,9 @@ extern Jsonb *cdp_json_jsonb(CdpJson *j, const CdpJsonNode *value);
 /* an object of these members (their keys; later ones win) */
 extern Jsonb *cdp_json_object(CdpJson *j, const CdpJsonNode **keys, uint32 nkeys);
 
+/* give back the jsonb that was made last */
+extern void cdp_json_forget(CdpJson *j, Jsonb *last);
+
 /* arena memory, MAXALIGNed; reserve may be followed by a smaller commit, nothing between */
 extern char *cdp_json_reserve(CdpJson *j, Size size);
 extern void cdp_json_commit(CdpJson *j, char *end);
