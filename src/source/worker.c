@@ -26,10 +26,17 @@
  * SIGTERM is die: it ends a wait at once, and a batch at its next check.
  *
  * Memory: w.cxt for the life of the process, batch_cxt reset after each round.
+ * glibc raises the size from which it maps a block by itself, up to 32 MB, each
+ * time such a block is freed; after some big messages the blocks of a batch then
+ * lie among others in the heap, which never gets shorter.  It is fixed instead.
  * The consumer is opened after the fork and closed in before_shmem_exit; it
  * owns the bodies of a batch until release().
  */
 #include "cdp.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -55,6 +62,7 @@
 #define RETRY_MAX_MS 1000
 #define RATE_MS 1000			/* a rate is counted over at least this */
 #define CONTEXT_PARTS 8			/* partitions that an error context names */
+#define MAPPED_BYTES (512 * 1024)	/* blocks of memory from this size are given back when they are freed */
 
 static Worker w;
 static MemoryContext batch_cxt;
@@ -638,6 +646,14 @@ loop(void)
 }
 
 static void
+bound_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES);
+#endif
+}
+
+static void
 run(void)
 {
 	if (!load_source())
@@ -651,6 +667,7 @@ run(void)
 void
 cdp_source_main(Datum arg)
 {
+	bound_memory();
 	w.slot = cdp_slot_attach(arg);
 	w.cxt = AllocSetContextCreate(TopMemoryContext, "cdp source", ALLOCSET_DEFAULT_SIZES);
 	batch_cxt = AllocSetContextCreate(TopMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);
