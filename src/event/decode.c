@@ -260,6 +260,7 @@ cdp_draft_end(CdpDraft *d)
 		CdpReject  *r = cdp_batch_reject(d->batch, ev->msg, ev->item, ev->raw, d->reason, d->detail);
 
 		r->message_id = ev->message_id;
+		r->shared = ev->shared;
 		d->batch->nevents--;
 		return;
 	}

@@ -620,6 +620,23 @@ cdp_json_parse(CdpJson *j, CdpStr text)
 	return false;
 }
 
+const CdpJsonNode *
+cdp_json_append(CdpJson *j, CdpStr text)
+{
+	const char *start = j->start,
+			   *end = j->end;
+	uint32		at = j->nnodes;
+	bool		ok;
+
+	j->start = text.s;
+	j->end = text.s + text.len;
+	j->depth = 0;
+	ok = scan_text(j);
+	j->start = start;
+	j->end = end;
+	return ok ? j->nodes + at : NULL;
+}
+
 /* ---------------------------------------------------------------- reading the tape */
 
 CdpStr

@@ -80,6 +80,12 @@ extern void cdp_json_free(CdpJson *j);	/* not the arena: results live on */
 /* false: not one JSON text in UTF-8, j->reason says why */
 extern bool cdp_json_parse(CdpJson *j, CdpStr text);
 
+/*
+ * One more text behind what is on the tape; NULL: refused, as above.  Other
+ * pointers to nodes are invalid then; cdp_json_raw is for the first text only.
+ */
+extern const CdpJsonNode *cdp_json_append(CdpJson *j, CdpStr text);
+
 /* does the value break a limit of one event?  CDP_REASON_COUNT: no */
 extern CdpReason cdp_json_check(CdpJson *j, const CdpJsonNode *value);
 
