@@ -35,6 +35,8 @@ typedef struct CdpMessage
 	int		   *items;			/* elements of an array that are wanted; NULL: all there is */
 	int			nitems;
 	int64		quarantine_id;	/* row that it is replayed from, 0: none; what is refused again stays there */
+	bool		repaired;		/* replayed with other bytes than it came with */
+	CdpStr		shared;			/* of an element that is replayed: what its envelope said for all of them */
 } CdpMessage;
 
 /* ---------------------------------------------------------------- reasons (event/reason.c) */
@@ -125,6 +127,7 @@ typedef struct CdpEvent
 	CdpMessage *msg;
 	int32		item;			/* element of an array message, from 0; -1: the message itself */
 	CdpStr		raw;			/* the bytes of this event alone */
+	CdpStr		shared;			/* what its envelope says for it, to be kept with raw; s == NULL: nothing */
 
 	/* decode */
 	CdpCall		call;
@@ -176,6 +179,7 @@ typedef struct CdpReject
 	CdpMessage *msg;
 	int32		item;
 	CdpStr		raw;
+	CdpStr		shared;			/* as in CdpEvent */
 	CdpReason	reason;
 	const char *detail;			/* no personal data; may be NULL */
 	CdpStr		message_id;		/* if it could be read */

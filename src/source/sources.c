@@ -274,6 +274,11 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 	}
 	if (format->compile)
 		(void) format->compile(options);
+	else if (getKeyJsonValueFromContainer(&options->root, "mapping", strlen("mapping"), &v))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("format \"%s\" has no mapping", format->name),
+				 errhint("Format json has one.")));
 }
 
 /* ---------------------------------------------------------------- brokers and topics */
@@ -355,7 +360,8 @@ check_source(const Source *s)
 	if (f == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown format \"%s\"", format)));
+				 errmsg("unknown format \"%s\"", format),
+				 errhint("Formats are segment and json.")));
 	if (workers < 1 || workers > MAX_WORKERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

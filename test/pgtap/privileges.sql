@@ -50,6 +50,7 @@ SELECT results_eq(
 	('get_profile', 'admin privacy_officer'),
 	('grant_workspace', 'admin'),
 	('has_identifier', 'admin analyst auditor marketer privacy_officer'),
+	('header_object', 'admin auditor privacy_officer'),
 	('ingest', 'ingest'),
 	('ingest_many', 'ingest'),
 	('mask_context', 'admin analyst auditor marketer privacy_officer'),
