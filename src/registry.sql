@@ -74,6 +74,7 @@ INSERT INTO cdp_data.data_registry (table_name, column_name, class) VALUES
 	('identifier', 'identifier_id', 'pseudonym'),
 	('identifier', 'fragment_id', 'key'),
 	('identifier', 'alone_at', 'behaviour'),
+	('identifier', 'suppressed_before', 'technical'),
 	('identifier', 'check', 'pseudonym'),
 	('identifier', 'workspace_id', 'key'),
 	('identifier', 'first_day', 'behaviour'),
@@ -155,6 +156,9 @@ INSERT INTO cdp_data.data_registry (table_name, column_name, class) VALUES
 	('quarantine', 'attempts', 'technical'),
 	('quarantine', 'quarantined_at', 'technical'),
 	('quarantine', 'record_time', 'technical'),
+	('quarantine', 'key', 'personal'),
+	('quarantine', 'headers', 'personal'),
+	('quarantine', 'shared', 'personal'),
 	('quarantine', 'body', 'personal'),
 	('parked', 'parked_id', 'key'),
 	('parked', 'workspace_id', 'key'),
@@ -188,6 +192,19 @@ INSERT INTO cdp_data.data_registry (table_name, column_name, class) VALUES
 	('dirty', 'fragment_id', 'key'),
 	('dirty', 'workspace_id', 'key'),
 	('dirty', 'cause', 'technical'),
-	('dirty', 'marked_at', 'technical')
+	('dirty', 'marked_at', 'technical'),
+	('suppression', 'identifier_id', 'pseudonym'),
+	('suppression', 'not_before', 'technical'),
+	('suppression', 'workspace_id', 'key'),
+	('suppression', 'check', 'pseudonym'),
+	('erasure', 'erasure_id', 'key'),
+	('erasure', 'workspace_id', 'key'),
+	('erasure', 'erased_at', 'technical'),
+	('erasure', 'erased_by', 'technical'),
+	('erasure', 'reason', 'personal'),
+	('erasure', 'scope', 'technical'),
+	('erasure', 'tokens', 'pseudonym'),
+	('erasure', 'fragments', 'key'),
+	('erasure', 'completed_at', 'technical')
 ON CONFLICT (table_name, column_name) DO UPDATE SET class = EXCLUDED.class
 	WHERE data_registry.class <> EXCLUDED.class;

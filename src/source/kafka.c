@@ -3,10 +3,11 @@
  * load.  Nothing else in the project includes librdkafka.
  *
  * Threads.  librdkafka runs threads of its own; they block all signals and run
- * nothing of ours: errors and log lines are queued by the library and handed
- * to our callbacks inside kafka_poll(), in the worker's thread.  Nothing here
- * calls into the server, throws or pallocs; memory is malloc's.  A handle is
- * made after the fork and belongs to one process.
+ * nothing of ours but on_certificate(), which notes a number: errors and log
+ * lines are queued by the library and handed to our callbacks inside
+ * kafka_poll(), in the worker's thread.  Nothing here calls into the server,
+ * throws or pallocs; memory is malloc's.  A handle is made after the fork and
+ * belongs to one process.
  *
  * What is read.  Partitions are assigned by us, from positions that the caller
  * keeps in its own tables: no group is joined, nothing is committed to Kafka,
@@ -53,6 +54,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "fmgr.h"
+#include "port/atomics.h"
 
 #include "source/source.h"
 
@@ -150,6 +152,7 @@ struct CdpConsumer
 	Event		event;			/* handed out by next_error */
 	char		error[TEXT_BYTES];
 	char		last_trouble[TEXT_BYTES];	/* what the library said about brokers, until they answered */
+	pg_atomic_uint32 certificate_error; /* OpenSSL's number for the last one that was refused */
 };
 
 PGDLLEXPORT const CdpTransport *cdp_kafka_transport(void);
@@ -209,13 +212,66 @@ add_event(CdpConsumer *c, const char *topic, int32 partition, const char *text)
 	return e;
 }
 
+/* of the library, in its threads: 1 if a certificate of the broker's chain is good */
+static int
+on_certificate(rd_kafka_t *rk, const char *broker, int32_t id, int *error, int depth,
+			   const char *der, size_t size, char *text, size_t text_size, void *opaque)
+{
+	CdpConsumer *c = opaque;
+
+	if (*error == 0)
+		return 1;
+	pg_atomic_write_u32(&c->certificate_error, *error);
+	return 0;
+}
+
+/* what the library says in one text for all; the numbers are those of openssl/x509_vfy.h */
+static const char *
+certificate_trouble(uint32 error)
+{
+	switch (error)
+	{
+		case 9:
+			return "the broker's certificate is not valid yet";
+		case 10:
+			return "the broker's certificate has expired";
+		case 62:
+		case 64:
+			return "the broker's certificate is for another host";
+		case 2:
+		case 18:
+		case 19:
+		case 20:
+		case 21:
+			return "the broker's certificate is of an unknown authority, see ssl.ca.location";
+		default:
+			return NULL;
+	}
+}
+
+/* keeps what the library says about a broker, without what changes from one attempt to the next */
+static void
+note_trouble(CdpConsumer *c, const char *reason)
+{
+	const char *certificate = strstr(reason, "certificate verify failed") ?
+	certificate_trouble(pg_atomic_read_u32(&c->certificate_error)) : NULL;
+	const char *end = strstr(reason, certificate ? ": " : " (after ");
+
+	snprintf(c->last_trouble, sizeof(c->last_trouble), "%.*s%s%s",
+			 end ? (int) (end - reason) : (int) strlen(reason), reason,
+			 certificate ? ": " : "", certificate ? certificate : "");
+}
+
 /* of the library, in our thread: trouble with a broker, or with everything */
 static void
 on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
 	CdpConsumer *c = opaque;
 
-	strlcpy(c->last_trouble, reason ? reason : rd_kafka_err2str(err), sizeof(c->last_trouble));
+	/* that all brokers are down says less than why the last of them is */
+	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && c->last_trouble[0])
+		return;
+	note_trouble(c, reason ? reason : rd_kafka_err2str(err));
 	if (rk == c->rk)
 		add_event(c, NULL, -1, c->last_trouble)->fatal = err == RD_KAFKA_RESP_ERR__FATAL;
 }
@@ -297,6 +353,7 @@ make_conf(CdpConsumer *c, const char *brokers, const char **names, const char **
 	rd_kafka_conf_set_opaque(conf, c);
 	rd_kafka_conf_set_error_cb(conf, on_error);
 	rd_kafka_conf_set_log_cb(conf, on_log);
+	(void) rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate);	/* refused where the library has no TLS */
 	return conf;
 }
 
@@ -454,6 +511,7 @@ kafka_open(const char *brokers, const char **option_names, const char **option_v
 	strlcpy(why, "out of memory or file descriptors", sizeof(why));
 	if (c == NULL)
 		return NULL;
+	pg_atomic_init_u32(&c->certificate_error, 0);
 	if (pipe2(c->wakeup, O_NONBLOCK | O_CLOEXEC) != 0)
 	{
 		free(c);

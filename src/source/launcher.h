@@ -159,9 +159,9 @@ extern bool cdp_slot_stop_requested(const CdpSlot *slot);
 extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
 extern void cdp_slot_healthy(CdpSlot *slot);
-extern void cdp_slot_end(void) pg_attribute_noreturn();
+pg_noreturn extern void cdp_slot_end(void);
 extern const char *cdp_error_text(const ErrorData *error);
-extern void cdp_slot_fail(CdpSlot *slot, ErrorData *error) pg_attribute_noreturn();
+pg_noreturn extern void cdp_slot_fail(CdpSlot *slot, ErrorData *error);
 
 /* ddl.c */
 extern void cdp_ddl_hook_install(void);

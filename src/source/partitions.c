@@ -88,6 +88,16 @@ cdp_parts_recheck(Worker *w, Part *part)
 	w->next_check = 0;
 }
 
+/* Also whether the topics are those that we read: it may lead to another cluster. */
+void
+cdp_parts_restart(Worker *w)
+{
+	for (int i = 0; i < w->nparts; i++)
+		cdp_parts_recheck(w, w->parts[i]);
+	w->next_discover = 0;
+	w->assign = true;
+}
+
 static void
 add_part(Worker *w, int t, int32 partition)
 {

@@ -26,10 +26,17 @@
  * SIGTERM is die: it ends a wait at once, and a batch at its next check.
  *
  * Memory: w.cxt for the life of the process, batch_cxt reset after each round.
- * The consumer is opened after the fork and closed in before_shmem_exit; it
- * owns the bodies of a batch until release().
+ * glibc raises the size from which it maps a block by itself, up to 32 MB, each
+ * time such a block is freed; after some big messages the blocks of a batch then
+ * lie among others in the heap, which never gets shorter.  It is fixed instead.
+ * The consumer is opened after the fork and closed in before_shmem_exit
+ * (consumer.c); it owns the bodies of a batch until release().
  */
 #include "cdp.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -56,12 +63,12 @@
 #define RATE_MS 1000			/* a rate is counted over at least this */
 #define AHEAD_MS 600000			/* a record that is later than now by this says nothing about time */
 #define CONTEXT_PARTS 8			/* partitions that an error context names */
+#define MAPPED_BYTES (512 * 1024)	/* blocks of memory from this size are given back when they are freed */
 
 static Worker w;
 static MemoryContext batch_cxt;
 static CdpMessage *messages;
 static int	max_messages = 0;
-static WaitEventSet *wait_set;
 static TimestampTz batch_started = 0;
 static int	retries = 0;		/* in a row */
 
@@ -138,6 +145,7 @@ keep_row(void)
 	w.option_names = keep_array(column(6, &isnull), &w.noptions);
 	w.option_values = keep_array(column(7, &isnull), &n);
 	w.nworkers = DatumGetInt32(column(8, &isnull));
+	w.secret = keep_text(9);
 }
 
 /* False: there is no such source, or it is at rest. */
@@ -155,7 +163,8 @@ load_source(void)
 							" coalesce(options OPERATOR(pg_catalog.->>) 'start', '') OPERATOR(pg_catalog.=) 'latest',"
 							" ARRAY(SELECT key FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
 							" ARRAY(SELECT value FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
-							" workers"
+							" workers,"
+							" coalesce(options OPERATOR(pg_catalog.->>) 'secret', name)"
 							" FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1"
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
@@ -167,34 +176,6 @@ load_source(void)
 }
 
 /* ---------------------------------------------------------------- the transport */
-
-static void
-close_consumer(int code, Datum arg)
-{
-	if (w.consumer)
-		w.transport->close(w.consumer);
-	w.consumer = NULL;
-}
-
-static void
-open_consumer(void)
-{
-	CdpTransportFunction door = (CdpTransportFunction)
-	load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
-	const char *error = NULL;
-
-	w.transport = door();
-	before_shmem_exit(close_consumer, (Datum) 0);
-	w.consumer = w.transport->open(w.brokers, w.option_names, w.option_values, w.noptions, &error);
-	if (w.consumer == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not open a Kafka consumer: %s", error ? error : "no reason given")));
-	wait_set = cdp_create_wait_event_set(3);
-	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, w.transport->wakeup_fd(w.consumer), NULL, NULL);
-}
 
 /* What the library wants us to know; one that it cannot get over ends the process. */
 static void
@@ -611,7 +592,7 @@ wait_for_something(void)
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	(void) WaitEventSetWait(wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
+	(void) WaitEventSetWait(w.wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
 	ResetLatch(MyLatch);
 }
 
@@ -647,6 +628,7 @@ loop(void)
 		look_around();
 		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
 		{
+			cdp_consumer_renew(&w);
 			cdp_parts_round(&w);
 			publish(-1);
 		}
@@ -664,19 +646,28 @@ loop(void)
 }
 
 static void
+bound_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES);
+#endif
+}
+
+static void
 run(void)
 {
 	if (!load_source())
 		cdp_slot_end();
 	cdp_recent_start();
 	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
-	open_consumer();
+	cdp_consumer_open(&w);
 	loop();
 }
 
 void
 cdp_source_main(Datum arg)
 {
+	bound_memory();
 	w.slot = cdp_slot_attach(arg);
 	w.cxt = AllocSetContextCreate(TopMemoryContext, "cdp source", ALLOCSET_DEFAULT_SIZES);
 	batch_cxt = AllocSetContextCreate(TopMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);

@@ -1,9 +1,12 @@
 /*
- * worker.h: what one source worker knows, shared by its two files: worker.c
- * (the process, the batches) and partitions.c (what there is to read).
+ * worker.h: what one source worker knows, shared by its three files: worker.c
+ * (the process, the batches), partitions.c (what there is to read) and
+ * consumer.c (how Kafka is reached).
  */
 #ifndef CDP_WORKER_H
 #define CDP_WORKER_H
+
+#include "storage/latch.h"
 
 #include "launcher.h"
 
@@ -62,6 +65,18 @@ typedef struct Topic
 	Part	  **parts;			/* by number; NULL: another worker's */
 } Topic;
 
+/* a file as it was when it was read; all zero: it was not there */
+typedef struct CdpFileMark
+{
+	uint64		device,
+				inode;
+	int64		size,
+				changed_s,
+				changed_ns;
+} CdpFileMark;
+
+#define CDP_WORKER_FILES 4		/* secrets, CA, certificate, key */
+
 typedef struct Worker
 {
 	CdpSlot    *slot;
@@ -72,6 +87,7 @@ typedef struct Worker
 	int			nworkers;
 	const char *name;
 	const char *brokers;
+	const char *secret;			/* its name in the secrets file */
 	bool		from_latest;
 	int			noptions;
 	const char **option_names;
@@ -79,6 +95,8 @@ typedef struct Worker
 
 	const CdpTransport *transport;
 	CdpConsumer *consumer;
+	WaitEventSet *wait_set;		/* the consumer's, the latch and the postmaster */
+	CdpFileMark files[CDP_WORKER_FILES];
 
 	int			ntopics;
 	Topic	   *topics;
@@ -98,10 +116,15 @@ typedef struct Worker
 extern void cdp_worker_begin(void);
 extern void cdp_worker_commit(void);
 
+/* consumer.c */
+extern void cdp_consumer_open(Worker *w);	/* raises when it cannot be opened */
+extern void cdp_consumer_renew(Worker *w);	/* opens it again if the files that it reads changed; not within a batch */
+
 /* partitions.c */
 extern void cdp_parts_round(Worker *w); /* find, look up, assign, ask for ends: what is due */
 extern Part *cdp_parts_find(Worker *w, CdpStr topic, int32 partition);
 extern void cdp_parts_reread(Worker *w);	/* positions as committed, then assign again */
+extern void cdp_parts_restart(Worker *w);	/* the consumer is another one: look at everything again */
 extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
 extern TimestampTz cdp_parts_next_round(const Worker *w);
 extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
