@@ -196,7 +196,7 @@ take_errors(void)
 					 errmsg("the Kafka consumer failed: %s", text)));
 		if (part)
 			cdp_parts_recheck(&w, part);
-		cdp_slot_error(w.slot, "08000", text);
+		cdp_note(&w, part ? part->topic : -1, text);
 	}
 }
 
@@ -417,6 +417,14 @@ update_rate(Part *part, TimestampTz now)
 	part->counted_from = now;
 }
 
+/* Is nothing in its way? */
+static bool
+is_read(const Part *part)
+{
+	return part->state == CDP_PART_OK && part->leader >= 0 && w.topics[part->topic].present &&
+		retries == 0 && !w.assign && !w.parked_full;
+}
+
 /* Show what there is; kept is the size of the batch that was committed, or -1. */
 static void
 publish(int kept)
@@ -438,7 +446,7 @@ publish(int kept)
 		int64		end = part->end < 0 ? -1 : Max(part->end, part->position);
 
 		update_rate(part, now);
-		slot->parts[i] = (CdpPartitionStat) {part->topic, part->state, part->partition, end, part->end_at, part->rate};
+		slot->parts[i] = (CdpPartitionStat) {part->topic, is_read(part), part->partition, end, part->end_at, part->rate};
 	}
 	slot->nparts = n;
 	slot->unlisted = w.nparts - n;
@@ -451,19 +459,15 @@ take_request(void)
 {
 	LWLockAcquire(cdp_workers->lock, LW_SHARED);
 	if (w.slot->request > w.request || w.slot->look)
-	{
-		w.request = w.slot->request;
-		w.slot->look = false;	/* nobody else clears it, so a shared lock will do */
-		w.next_discover = 0;
-		w.next_check = 0;
-	}
+		cdp_look_request(&w, w.slot->request);
+	w.slot->look = false;		/* nobody else clears it, so a shared lock will do */
 	LWLockRelease(cdp_workers->lock);
 }
 
 static void
 answer_request(void)
 {
-	if (w.request <= w.reached || !cdp_parts_reached(&w))
+	if (w.request <= w.reached || !cdp_look_is_reached(&w))
 		return;
 	w.reached = w.request;
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
@@ -527,8 +531,10 @@ recover(ErrorData *error)
 	cdp_slot_error(w.slot, unpack_sql_state(error->sqlerrcode), cdp_error_text(error));
 	FreeErrorData(error);
 	cdp_slot_condition(w.slot, CDP_COND_WAITING);
+	publish(-1);
 	sleep_ms(Min(RETRY_FIRST_MS << Min(retries - 1, 5), RETRY_MAX_MS));
 	cdp_parts_reread(&w);
+	w.assign = true;			/* what was handed out is to be read again */
 }
 
 static void
@@ -588,7 +594,7 @@ static void
 wait_for_something(void)
 {
 	WaitEvent	event;
-	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cdp_parts_next_round(&w));
+	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cdp_look_next(&w));
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -626,13 +632,13 @@ loop(void)
 	for (;;)
 	{
 		look_around();
-		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
+		if (cdp_look_next(&w) <= GetCurrentTimestamp() || w.assign)
 		{
 			cdp_consumer_renew(&w);
-			cdp_parts_round(&w);
+			cdp_look(&w);
 			publish(-1);
 		}
-		cdp_slot_condition(w.slot, retries == 0 && cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+		cdp_slot_condition(w.slot, retries == 0 && cdp_look_is_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
 		if (!w.parked_full && consume())
 			pace();
 		else
