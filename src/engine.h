@@ -221,6 +221,12 @@ typedef struct CdpFormat
 	void		(*decode) (CdpBatch *batch, CdpMessage *msg);
 
 	/*
+	 * may this be an event although it has no value, or a blank one?  NULL:
+	 * never, it is a tombstone or empty
+	 */
+	bool		(*in_headers) (const CdpMessage *msg);
+
+	/*
 	 * checks and compiles source options of this format; may raise; NULL if
 	 * it has none
 	 */
@@ -230,6 +236,7 @@ typedef struct CdpFormat
 extern const CdpFormat *cdp_format_find(const char *name);	/* NULL when unknown */
 extern const CdpFormat cdp_format_segment;
 extern const CdpFormat cdp_format_json;
+extern const CdpFormat cdp_format_cloudevents;
 
 /* both return a zeroed entry; pointers are valid until the next append */
 extern CdpEvent *cdp_batch_add_event(CdpBatch *batch, CdpMessage *msg, int item, CdpStr raw);

@@ -197,10 +197,29 @@ init_source(CdpSource *source, const char *format, Jsonb *options)
 	if (OPTION("infinity"))
 		source->max_future = PG_INT64_MAX;
 	source->email_from_properties = OPTION("email_from_properties");
+	source->batch = OPTION("batch");
 	source->skew = OPTION("segment") ? CDP_SKEW_SEGMENT : OPTION("none") ? CDP_SKEW_NONE : CDP_SKEW_QUANTUM;
 #undef OPTION
 	if (source->format->compile)
 		source->mapping = source->format->compile(options);
+}
+
+/* names and values of headers, one after the other */
+static CdpHeader *
+make_headers(ArrayType *texts, int *nheaders)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+	CdpHeader  *headers;
+
+	deconstruct_array(texts, BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
+	headers = palloc0((n / 2 + 1) * sizeof(CdpHeader));
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			*(i % 2 ? &headers[i / 2].value : &headers[i / 2].name) = str_of(DatumGetByteaPP(values[i]));
+	*nheaders = n / 2;
+	return headers;
 }
 
 static CdpBatch *
@@ -326,6 +345,14 @@ unit_decode(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
 	batch = make_batch(&source, PG_GETARG_ARRAYTYPE_P(2), record_time);
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		if (!PG_ARGISNULL(4))
+			batch->messages[i].headers = make_headers(PG_GETARG_ARRAYTYPE_P(4), &batch->messages[i].nheaders);
+		if (!PG_ARGISNULL(5))
+			batch->messages[i].key = str_of(PG_GETARG_BYTEA_PP(5));
+		batch->messages[i].repaired = PG_GETARG_BOOL(6);
+	}
 	cdp_decode(batch);
 	for (int i = 0; i < batch->nevents; i++)
 		put_event(rsinfo->setResult, rsinfo->setDesc, &source, &batch->events[i]);
