@@ -147,7 +147,7 @@ collect_attributes(const CdpMessage *msg, CdpHeader *parts)
 	CdpStr		type = content_type(msg);
 	int			n = 0;
 
-	if (msg->key.s && is_text(msg->key))
+	if (msg->key.len > 0 && is_text(msg->key))
 		parts[n++] = (CdpHeader) {CDP_LITERAL("partitionkey"), msg->key};
 	for (int i = 0; i < msg->nheaders; i++)
 	{

@@ -92,6 +92,18 @@ is_blank(CdpStr s)
 	return true;
 }
 
+static bool
+is_in_headers(const CdpFormat *format, const CdpMessage *msg)
+{
+	return format->in_headers && format->in_headers(msg);
+}
+
+bool
+cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg)
+{
+	return msg->body.s == NULL && !is_in_headers(format, msg);
+}
+
 static void
 decode_message(CdpBatch *batch, CdpMessage *msg)
 {
@@ -99,10 +111,10 @@ decode_message(CdpBatch *batch, CdpMessage *msg)
 
 	if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
 		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_MESSAGE_TOO_BIG, NULL);
-	else if (!is_blank(msg->body) || (format->in_headers && format->in_headers(msg)))
-		format->decode(batch, msg);
-	else if (msg->body.s == NULL)
+	else if (cdp_is_tombstone(format, msg))
 		batch->ntombstones++;
+	else if (!is_blank(msg->body) || is_in_headers(format, msg))
+		format->decode(batch, msg);
 	else
 		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_EMPTY, NULL);
 }

@@ -76,6 +76,7 @@ cdp_outcome_name(CdpOutcome outcome)
 		[CDP_OUT_DUPLICATE] = "duplicate",
 		[CDP_OUT_QUARANTINED] = "quarantined",
 		[CDP_OUT_EXPIRED] = "expired",
+		[CDP_OUT_SUPPRESSED] = "suppressed",
 		[CDP_OUT_TOMBSTONE] = "tombstone",
 		[CDP_OUT_PARKED] = "parked",
 	};
