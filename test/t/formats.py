@@ -1,4 +1,4 @@
-"""Formats that were there before us, from the real broker: CloudEvents in their three forms, JSON through a mapping that changes."""
+"""CloudEvents in their three forms, and JSON through a mapping that changes, from the real broker."""
 import json
 import os
 import sys
@@ -106,6 +106,19 @@ def parked(world):
              'as they came')
 
 
+def forgotten(world):
+    """Headers and key may say who it is: a forgotten person is in neither."""
+    world.kafka.create_topic('forget', 1)
+    world.source('forget', format='cloudevents')
+    produce(world, 'forget', (None, headers(cloud('forget-1', subject='cloud-forget'))), (b'{}', headers(cloud('forget-2', subject='cloud-forget', time='soon'))),
+            (b'{}', headers(cloud('forget-3', subject=None)), b'cloud-forget'), (b'{', headers(cloud('forget-4'))))
+    world.caught_up('forget', 'events of somebody who wants to be forgotten are consumed')
+    left = "SELECT convert_from(key, 'UTF8'), cdp.header_object(headers)->>'ce_subject' FROM cdp_data.quarantine WHERE topic = 'forget' ORDER BY \"offset\""
+    tap.same(world.server.rows(left), [(None, 'cloud-forget'), ('cloud-forget', None), (None, 'cloud-1')], 'quarantine knows who it is')
+    world.server.rows("SELECT cdp.forget('user_id', 'cloud-forget', 'asked', dry_run => false)")
+    tap.same(world.server.rows(left), [(None, 'cloud-1')], 'and knows no more')
+
+
 def changed_mapping(world):
     """Another mapping holds for later messages; what was read before is the same when it is read again."""
     world.kafka.create_topic('legacy', 1)
@@ -130,7 +143,7 @@ def changed_mapping(world):
 
 def main():
     """All checks over one server and one broker."""
-    worlds.run(worlds.World('formats'), (forms, repaired, parked, changed_mapping))
+    worlds.run(worlds.World('formats'), (forms, repaired, parked, forgotten, changed_mapping))
 
 
 tap.main(main)
