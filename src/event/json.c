@@ -37,8 +37,10 @@
 #define INITIAL_NODES 256
 #define KEPT_NODES (64 * 1024)	/* a bigger tape is given back after its message */
 #define INITIAL_MEMBERS 256
+#ifndef FIRST_BLOCK				/* the fuzzer has blocks of what is asked for */
 #define FIRST_BLOCK (8 * 1024)	/* bytes of arena, doubled with every block */
 #define LARGEST_BLOCK (256 * 1024)
+#endif
 
 /* below this many members, insertion sort */
 #define SMALL_OBJECT 16
