@@ -381,6 +381,7 @@ compile_source(SourceEntry *e, MemoryContext cxt)
 									   strcmp(e->format, "segment") == 0);
 	s->alias = option_bool(e->options, "alias", true);
 	s->email_from_properties = option_bool(e->options, "email_from_properties", false);
+	s->batch = option_bool(e->options, "batch", false);
 	compile_id_space(s, e->options);
 	if (s->format->compile)
 		s->mapping = s->format->compile(e->options);

@@ -169,7 +169,10 @@ load_source(void)
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
 	if (found)
+	{
 		keep_row();
+		w.format = cdp_source_by_id(w.source_id)->format;
+	}
 	SPI_finish();
 	cdp_worker_commit();
 	return found;
@@ -230,7 +233,7 @@ note_message(Part *part, CdpMessage *msg, TimestampTz ahead)
 {
 	part->last = msg;
 	part->counted++;
-	part->ntombstones += msg->body.s == NULL;
+	part->ntombstones += cdp_is_tombstone(w.format, msg);
 	if (msg->record_time < ahead && (part->latest == CDP_NO_TIME || msg->record_time > part->latest))
 		part->latest = msg->record_time;
 }

@@ -88,6 +88,7 @@ typedef struct Worker
 	const char *name;
 	const char *brokers;
 	const char *secret;			/* its name in the secrets file */
+	const CdpFormat *format;
 	bool		from_latest;
 	int			noptions;
 	const char **option_names;
