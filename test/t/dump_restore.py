@@ -19,6 +19,7 @@ MESSAGES = 2000
 PER_ROUND = 200
 PEOPLE = 100
 BAD_EVERY = 50
+FORGOTTEN = 10                  # before the first dump: this person must not come back
 RESUME_SECONDS = 30             # by themselves: the issue's limit
 KEY_NEEDED = ["SELECT cdp.setup()", "SELECT cdp.ingest('{}')", "SELECT cdp.find_profile('user_id', 'u-7')", "SELECT cdp.pseudonym(1)"]
 ENDED_WORKERS = re.compile(r'background worker "cdp maintenance" \(PID \d+\) exited with exit code (\d+)')
@@ -45,8 +46,8 @@ class Feed:
         self.producer.flush()
 
     def good(self):
-        """How many can be stored."""
-        return sum(n % BAD_EVERY != 1 for n in range(self.sent))
+        """How many are there in the end."""
+        return sum(n % BAD_EVERY != 1 and n % PEOPLE != FORGOTTEN for n in range(self.sent))
 
 
 class Way:
@@ -144,7 +145,7 @@ def check_goes_on(server, feed, what, dbname='cdp'):
 def check_complete(server, feed, what, dbname='cdp'):
     """Nothing is lost or repeated."""
     stored = server.rows("SELECT count(*), count(DISTINCT message_id) FROM cdp.event", dbname=dbname)
-    tap.same(stored, [(feed.good(), feed.good())], f'{what}: nothing is lost or repeated')
+    tap.same(stored, [(feed.good(), feed.good())], f'{what}: nothing is lost or repeated, and nobody comes back')
     tap.same(server.rows('SELECT * FROM cdp.verify()', dbname=dbname), [], f'{what}: cdp.verify() still finds nothing')
 
 
@@ -189,7 +190,7 @@ def check_key(old, new):
     put_key(new, key, 0o644)
     tap.same(refusals(new), [f'key file "{path}" is not private'] * len(KEY_NEEDED), 'a key that others may read: refused')
     put_key(new, key)
-    tap.ok(new.value("SELECT cdp.find_profile('user_id', 'u-10')"), 'the right key: people are found')
+    tap.ok(new.value("SELECT cdp.find_profile('user_id', 'u-20')"), 'the right key: people are found')
 
 
 # ---------------------------------------------------------------- dump and restore
@@ -321,6 +322,8 @@ def main():
     old.rows("SELECT cdp.create_source('shop', brokers => %s, topics => '{shop}')", kafka.address)
     tap.ok(old.value("SELECT cdp.wait_for_source('shop', '60 s')"), 'consumed before the dump',
            old.rows('SELECT * FROM cdp.source_status'))
+    old.rows(f"SELECT cdp.forget('user_id', 'u-{FORGOTTEN}', 'request', dry_run => false)")
+    tap.wait_for(lambda: old.rows("SELECT 1 FROM cdp.erasure WHERE completed_at IS NULL"), 'the erasure is complete', good=lambda rows: not rows)
     tap.same(new.rows("SELECT rolname FROM pg_roles WHERE rolname LIKE 'cdp%%'", dbname='postgres'), [], 'the new cluster has none of the roles')
 
     for way in (PLAIN, ALL_OR_NOTHING):
