@@ -125,6 +125,8 @@ def changes(kafka, publisher):
     repaired = publisher.rows("SELECT outcome FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine), %s)",
                               "'" + segment.encode(segment.track('m-5', 5000, anonymousId='a-5')).decode() + "'")
     tap.same(repaired, [('stored',)], 'a repaired message')
+    forgotten = publisher.value("SELECT cdp.forget('user_id', 'u-40', 'request', dry_run => false)")
+    tap.ok(forgotten['found'], 'a person is forgotten', forgotten)
     publisher.rows("SELECT cdp.pause_source('shop')")
 
 

@@ -316,7 +316,10 @@ def main():
     check_functions(primary, standby)
     check_status(standby)
 
+    standby.kill()
+    standby.start()
     at_point = restore_point(primary, archive)
+    feed.round()                        # the backup is taken while messages come in
     late = copy_of(primary, parent, 'late', cdp__workers='off', cdp__clock='2026-03-01 00:00:00+00')
     promote_behind(primary, standby, feed)
 
