@@ -195,7 +195,7 @@ report_maintenance(Report *r)
 			"ALTER DATABASE ... RESET cdp.workers");
 	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_RUNNING)
 		say(r, "ok", "maintenance", "the maintenance worker is running", NULL);
-	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_DETACHED)
+	else if (cdp_attachment() == CDP_ATTACHED_ELSEWHERE)
 		say(r, "error", "maintenance", "this data was attached to another server or database; its sources are at rest",
 			"If no other copy consumes its topics: SELECT cdp.setup(), then cdp.resume_source() for each source.");
 	else if (slot.last_error_at != 0)
