@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "privacy/erasure.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "spi.h"
 
@@ -335,7 +336,7 @@ link_survives(const CdpErasurePlan *p, const CdpErasureLink *link)
 		return true;
 	for (int i = 0; i < link->nmembers && (first == NULL || first->state == 's'); i++)
 		first = cdp_erasure_member(p, link->members[i]);
-	return link->first_at < p->workspace->watermark && first && first->fate == CDP_STAYS;
+	return first && first->fate == CDP_STAYS && link->first_at < cdp_watermark(p->workspace->id);
 }
 
 static CdpSpi add_link_plan = {
