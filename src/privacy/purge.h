@@ -16,7 +16,7 @@ extern TimestampTz cdp_watermark(int32 workspace_id);
 /*
  * For the maintenance worker, outside a transaction and connected to a
  * database that is set up: deletes again what older batches left below a new W,
- * and drops partitions.  False: something is locked; try again later.
+ * and drops partitions.  False: try again later.
  */
 extern bool cdp_purge_maintain(void);
 

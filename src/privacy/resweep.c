@@ -11,7 +11,7 @@
  * The holders of engine_lock are noted once the watermark is there for all to
  * see (holders.c).  When they have ended it sweeps once more, from the beginning,
  * and if that finds nobody, nothing is left and nothing will come: cleared is
- * raised.  Then partitions are dropped, as soon as their lock is to be had.
+ * raised.  Then partitions are dropped; when their lock is not had, a while later.
  *
  * An idle round is one read-only query.  After a crash, or another purge, all
  * begins again.
@@ -32,6 +32,7 @@
 #include "spi.h"
 
 #define ROUND_MS 1000			/* then the other jobs have their turn */
+#define DROP_AGAIN_MS 5000		/* until the lock of a partition is asked for again: all batches queue behind that */
 #define MOST_PENDING 1000		/* workspaces that are swept at a time */
 
 typedef struct Pending
@@ -47,7 +48,7 @@ static Pending pending[MOST_PENDING];
 static int	npending = 0;
 static VirtualTransactionId *before = NULL; /* who may not know these watermarks */
 static bool ended;				/* all of them */
-static bool drops_due = true;
+static TimestampTz drops_due = DT_NOBEGIN;	/* when partitions are to be dropped; DT_NOEND: there are none */
 
 /* ---------------------------------------------------------------- in a transaction, as cdp_owner */
 
@@ -201,7 +202,7 @@ sweep_all(void)
 		if (!pending[i].clean && GetCurrentTimestamp() < end)
 			sweep(&pending[i], end);
 		if (ended && pending[i].clean && run(mark_cleared, &pending[i]))
-			drops_due = true;
+			drops_due = DT_NOBEGIN;
 	}
 }
 
@@ -241,7 +242,7 @@ cdp_purge_maintain(void)
 		look_for_end();
 		sweep_all();
 	}
-	if (drops_due)
-		drops_due = !drop_all();
-	return !drops_due;
+	if (GetCurrentTimestamp() >= drops_due)
+		drops_due = drop_all() ? DT_NOEND : TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DROP_AGAIN_MS);
+	return true;
 }
