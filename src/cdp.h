@@ -183,7 +183,6 @@ typedef struct CdpWorkspace
 	int32		id;
 	CdpStr		name;
 	CdpPolicy	policy;
-	TimestampTz watermark;		/* W of class 'event'; DT_NOBEGIN if none */
 } CdpWorkspace;
 
 struct CdpFormat;

@@ -39,6 +39,7 @@
 #include "event/quarantine.h"
 #include "identity/held.h"
 #include "identity/recent.h"
+#include "privacy/purge.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -508,6 +509,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	if (MyBackendType != B_BG_WORKER && applied_in == cdp_my_lxid() && nmessages > 1)
 		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
+	batch->watermark = cdp_watermark(source->workspace->id);
 	MemoryContextSwitchTo(batch->cxt);
 	cdp_become_owner(&user);
 	if (advances)

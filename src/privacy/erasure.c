@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "privacy/erasure.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "spi.h"
 
@@ -329,7 +330,7 @@ link_survives(const CdpErasurePlan *p, const CdpErasureLink *link)
 {
 	if (link->fate != CDP_STRIPPED)
 		return false;
-	return link->has_events || (link->first_at < p->workspace->watermark &&
+	return link->has_events || (link->first_at < cdp_watermark(p->workspace->id) &&
 								cdp_erasure_member(p, cdp_erasure_attributed(p, link))->fate == CDP_STAYS);
 }
 

@@ -38,6 +38,7 @@
 #include "clock.h"
 #include "event/filter.h"
 #include "event/partition.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
@@ -66,6 +67,7 @@ static Job	jobs[] = {
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
 	{"computing people again", 1000, cdp_dirty_maintain},
+	{"purging", 1000, cdp_purge_maintain},
 	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 

@@ -23,6 +23,7 @@
 
 #define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
+#define OLD_PURGE_S 60			/* what was purged before, and may be left, is not looked for */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
 /* ---------------------------------------------------------------- workers and partitions */
@@ -429,6 +430,23 @@ report_recompute(Report *r)
 			"Look at maintenance here, and for a transaction that holds them.");
 }
 
+/* Workspaces in which something may be left below the watermark. */
+static void
+report_purge(Report *r)
+{
+	int64		seconds;
+	int64		waiting = count_waiting("retention_watermark WHERE cleared OPERATOR(pg_catalog.<) watermark", "advanced_at", &seconds);
+
+	if (waiting == 0)
+		say(r, "ok", "purge", "nothing is left of what was purged", NULL);
+	else if (seconds < OLD_PURGE_S)
+		say(r, "info", "purge", "what was purged is looked for once more", "The maintenance worker does it within moments.");
+	else
+		say(r, "warning", "purge",
+			psprintf("events that were purged %lld s ago may be left", (long long) seconds),
+			"It ends when all transactions have ended that wrote into cdp then, or hold people whose events go: see oldest_snapshot and maintenance here.");
+}
+
 /*
  * What keeps old row versions alive: asked as the bootstrap superuser, so that
  * every caller gets the same answer; names only a process, slot or transaction.
@@ -501,6 +519,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 		report_sources(&r);
 	report_parked(&r);
 	report_recompute(&r);
+	report_purge(&r);
 	report_snapshots(&r);
 	SPI_finish();
 	return (Datum) 0;
