@@ -490,6 +490,19 @@ apply_batch(CdpBatch *batch, bool may_park)
 	cdp_park_store(batch);
 }
 
+/* To the end of the transaction its workspace is there; the source as it is now. */
+static CdpSource *
+hold_source(const CdpSource *source)
+{
+	CdpSource  *held = cdp_workspace_hold(source->workspace->id) ? cdp_source_find(source->id) : NULL;
+
+	if (held == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source \"%s\" does not exist", source->name.s)));
+	return held;
+}
+
 void
 cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *advances, int nadvances,
 		  CdpResult **results, int *nresults)
@@ -503,6 +516,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	cdp_version_require();
 	cdp_key_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	source = hold_source(source);
 	if (!IsBackgroundWorker && applied_in == cdp_my_lxid() && nmessages > 1)
 		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
@@ -535,6 +549,8 @@ cdp_apply_recompute(int32 workspace_id, int64 fragment_id)
 
 	cdp_version_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	if (!cdp_workspace_hold(workspace_id))
+		return;
 	cdp_become_owner(&user);
 	open_work(&w, &batch, cdp_workspace_by_id(workspace_id));
 	cdp_index_fragments(&w);
