@@ -53,6 +53,7 @@ static const char *const table_names[CDP_T_COUNT] = {
 	[CDP_T_RETENTION_WATERMARK] = "retention_watermark",
 	[CDP_T_VERSION] = "version",
 	[CDP_T_TRAIT_CLASS] = "trait_class",
+	[CDP_T_SUPPRESSION] = "suppression",
 };
 
 #define MAX_CALLBACKS 4

@@ -62,6 +62,8 @@ extern int	cdp_recompute_limit;	/* events that a batch reads again for one split
 extern int	cdp_store_path;		/* CDP_STORE_DIRECT, CDP_STORE_SQL */
 extern bool cdp_workers_enabled;
 extern char *cdp_key_file;
+extern char *cdp_secrets_file;
+extern char *cdp_certificate_directory;
 extern char *cdp_clock_override;
 
 enum
@@ -108,6 +110,7 @@ typedef enum CdpTable
 	CDP_T_RETENTION_WATERMARK,
 	CDP_T_VERSION,
 	CDP_T_TRAIT_CLASS,
+	CDP_T_SUPPRESSION,
 	CDP_T_COUNT
 } CdpTable;
 
@@ -117,6 +120,16 @@ extern bool cdp_is_set_up(void);
 /* raises when library, extension and tables are of different versions; cheap once checked */
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
+
+/* setup.c: whose data is it? */
+typedef enum CdpAttachment
+{
+	CDP_ATTACHED_NOWHERE,		/* no row of cdp_data.instance: a restore is under way */
+	CDP_ATTACHED_ELSEWHERE,		/* of another server or database: restored, or a copy */
+	CDP_ATTACHED_HERE
+} CdpAttachment;
+
+extern CdpAttachment cdp_attachment(void);
 
 /* run what follows as cdp_owner with row security not forced and a search path of ours; pair them */
 typedef struct CdpUserContext
@@ -229,6 +242,9 @@ extern CdpWorkspace *cdp_workspace_of_caller(const char *name);
 
 /* to the end of the transaction nobody drops the workspace; false: somebody did (privacy/workspace.c) */
 extern bool cdp_workspace_hold(int32 workspace_id);
+
+/* the same without waiting for who drops it: false then, too */
+extern bool cdp_workspace_try_hold(int32 workspace_id);
 extern List *cdp_workspace_ids(void);	/* integer list */
 
 /* a top-level key of traits that is shown to those who see no values */

@@ -47,6 +47,38 @@
 #define cdp_my_lxid() (MyProc->lxid)
 #endif
 
+/* from 16 on an update that stays on its page may leave all indexes but summarizing ones (BRIN) as they are */
+#if PG_VERSION_NUM >= 160000
+#define CdpUpdateIndexes TU_UpdateIndexes
+#define CDP_UPDATE_NO_INDEX TU_None
+#define CDP_UPDATE_ALL_INDEXES TU_All
+#define cdp_index_stays(update, info) ((update) == TU_Summarizing && !(info)->ii_Summarizing)
+#else
+#define CdpUpdateIndexes bool
+#define CDP_UPDATE_NO_INDEX false
+#define CDP_UPDATE_ALL_INDEXES true
+#define cdp_index_stays(update, info) false
+#endif
+
+/* primary keys may be deferrable from 18 on; ours are not */
+#if PG_VERSION_NUM >= 180000
+#define cdp_primary_key_index(table) RelationGetPrimaryKeyIndex(table, false)
+#else
+#define cdp_primary_key_index(table) RelationGetPrimaryKeyIndex(table)
+#endif
+
+/* 18 counts the searches of an index scan for EXPLAIN */
+#if PG_VERSION_NUM >= 180000
+#define cdp_index_beginscan(table, index, snapshot, nkeys) index_beginscan(table, index, snapshot, NULL, nkeys, 0)
+#else
+#define cdp_index_beginscan(table, index, snapshot, nkeys) index_beginscan(table, index, snapshot, nkeys, 0)
+#endif
+
+/* comes before the declaration from 18 on */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* permissions left the range table in 16 */
 #if PG_VERSION_NUM >= 160000
 #define CdpCheckPerms RTEPermissionInfo

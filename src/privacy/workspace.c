@@ -29,8 +29,10 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "storage/lock.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 
 #include "source/launcher.h"
@@ -56,6 +58,18 @@ bool
 cdp_workspace_hold(int32 workspace_id)
 {
 	LockDatabaseObject(cdp_table(CDP_T_WORKSPACE), workspace_id, 0, AccessShareLock);
+	return cdp_workspace_exists(workspace_id);
+}
+
+bool
+cdp_workspace_try_hold(int32 workspace_id)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cdp_table(CDP_T_WORKSPACE), workspace_id, 0);
+	if (LockAcquire(&tag, AccessShareLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
 	return cdp_workspace_exists(workspace_id);
 }
 

@@ -150,6 +150,8 @@ CREATE FUNCTION plant_rest(ws integer) RETURNS void LANGUAGE sql AS $$
 	INSERT INTO cdp_data.profile_trait VALUES (ws, 0, ws, '{}', '\x01');
 	INSERT INTO cdp_data.dirty VALUES (ws, ws, 'moved', now());
 	INSERT INTO cdp_data.retention_watermark VALUES (ws, 'event', '2020-01-01');
+	INSERT INTO cdp_data.suppression VALUES (ws, '2020-01-01', ws, 1);
+	INSERT INTO cdp_data.erasure (workspace_id, erased_at, erased_by, reason, scope, tokens, fragments) VALUES (ws, now(), 'x', '', 'profile', '{}', '{}');
 $$;
 SELECT plant_rest(a), plant_rest(b) FROM of;
 CREATE TEMP TABLE before AS SELECT r.* FROM of, rows_of(a) r;
