@@ -225,9 +225,13 @@ apply_parked(void)
 	ids = sources_with_parked(&n);
 	for (int i = 0; i < n; i++)
 	{
+		CdpSource  *source;
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) cdp_unpark(cdp_source_by_id(ids[i]), cdp_batch_rows);
+		source = cdp_source_find(ids[i]);
+		if (source != NULL)
+			(void) cdp_unpark(source, cdp_batch_rows);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(cxt);

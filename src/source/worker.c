@@ -508,6 +508,17 @@ positions_moved(void)
 	return moved;
 }
 
+static bool
+source_is_gone(void)
+{
+	bool		gone;
+
+	cdp_worker_begin();
+	gone = cdp_source_find(w.source_id) == NULL;
+	cdp_worker_commit();
+	return gone;
+}
+
 static void
 sleep_ms(long ms)
 {
@@ -522,6 +533,8 @@ static void
 recover(ErrorData *error)
 {
 	forget_batch();
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT && source_is_gone())
+		cdp_slot_end();			/* dropped while the batch waited for its workspace */
 	if (!is_retryable(error->sqlerrcode) &&
 		!(error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE && positions_moved()))
 		cdp_slot_fail(w.slot, error);
@@ -662,7 +675,8 @@ run(void)
 	if (!load_source())
 		cdp_slot_end();
 	cdp_recent_start();
-	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
+	/* everybody sees it: no name */
+	SetConfigOption("application_name", psprintf("cdp source %d", w.source_id), PGC_USERSET, PGC_S_OVERRIDE);
 	cdp_consumer_open(&w);
 	loop();
 }
