@@ -86,7 +86,7 @@ CdpRel *
 cdp_leaf_rel(CdpLeaves *l, CdpLeaf *leaf)
 {
 	if (leaf->rel == NULL)
-		leaf->rel = cdp_rel_open(leaf->relid);
+		leaf->rel = cdp_rel_open_leaf(leaf->relid, l->parent);
 	return leaf->rel;
 }
 
