@@ -247,6 +247,10 @@ DECLARE
 	next_bound timestamptz;
 	made integer := 0;
 BEGIN
+	IF NOT pg_catalog.isfinite(instant) THEN
+		RAISE EXCEPTION 'partitions cannot be made up to %', instant
+			USING ERRCODE = 'datetime_field_overflow', HINT = 'Name an instant, cdp.now() for example.';
+	END IF;
 	FOREACH parent IN ARRAY ARRAY['event', 'message_seen'] LOOP
 		bound := cdp.last_partition_begins(parent);
 		IF bound IS NULL THEN
@@ -267,7 +271,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION cdp.make_partitions(timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.make_partitions(timestamptz) IS
-'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made.';
+'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made. Raises when the instant is infinite.';
 
 -- ---------------------------------------------------------------- views
 

@@ -29,6 +29,7 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define FREE_MS 10000			/* wait for workers to leave a database */
@@ -191,7 +192,7 @@ may_command(Oid database)
 static void
 keep_free(Oid database)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FREE_MS);
+	int64		until = cdp_ticks() + FREE_MS;
 
 	if (!OidIsValid(database) || nblocks == CDP_BLOCKS || !may_command(database))
 		return;
@@ -202,7 +203,7 @@ keep_free(Oid database)
 	holds_blocks = true;
 
 	ConditionVariablePrepareToSleep(&cdp_workers->progress);
-	while (has_workers(database) && GetCurrentTimestamp() < until)
+	while (has_workers(database) && cdp_ticks() < until)
 		ConditionVariableTimedSleep(&cdp_workers->progress, FREE_CHECK_MS,
 									cdp_wait_event("CdpKeepFree"));
 	ConditionVariableCancelSleep();

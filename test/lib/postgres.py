@@ -161,6 +161,11 @@ class Server:
             'SELECT pid FROM pg_stat_activity WHERE backend_type LIKE %s AND datname = %s ORDER BY pid',
             backend_type + '%', dbname, dbname='postgres')]
 
+    def log_has(self, text):
+        """True when the server log holds the text."""
+        with open(self.log, encoding='utf-8', errors='replace') as f:
+            return text in f.read()
+
     def psql(self, *arguments, dbname='cdp', stdin=None):
         """Run psql; return what subprocess.run returns."""
         return subprocess.run([self.inst.program('psql'), '-X', '-v', 'ON_ERROR_STOP=1', *arguments],
