@@ -35,19 +35,23 @@ def maintenance_commands(s):
     s.judge('maintenance commands')
 
 
-def locked(s, table, what, flows):
-    """Somebody holds a table for longer than workers like to wait."""
+def locked(s, table, begins, ends, shown=None):
+    """Somebody holds a table for longer than workers like to wait: they say so, and wait."""
     with s.pour() as pour:
         pour.flows()
         pids = s.server.pids('cdp')
+        mark = s.server.log_mark()
         with s.server.connect(autocommit=False) as c:
             c.execute(f'LOCK TABLE cdp_data.{table} IN ACCESS EXCLUSIVE MODE')
-            tap.wait_for(lambda: s.server.log_has(f'waits with {what}'), f'the maintenance worker waits for {table}')
-            if flows:
+            tap.wait_for(lambda: begins in s.server.log_after(mark), f'the log says that {table} is waited for')
+            if shown:
+                tap.wait_for(lambda: s.server.value('SELECT severity FROM cdp.status WHERE item = %s', shown), 'the status says so, too',
+                             good=lambda severity: severity == 'warning')
+            else:
                 pour.flows()
                 tap.ok(True, f'{table} is locked: events go on')
         pour.flows()
-        tap.wait_for(lambda: s.server.log_has(f'goes on with {what}'), f'the maintenance worker goes on with {table}')
+        tap.wait_for(lambda: ends in s.server.log_after(mark), f'the log says that it goes on with {table}')
         tap.same(s.server.pids('cdp'), pids, f'{table} was locked: no worker ended')
 
 
@@ -63,19 +67,60 @@ def drop_extension(s):
     s.judge('DROP EXTENSION, rolled back')
     with s.pour() as pour:
         pour.flows()
+        mark = s.server.log_mark()
         s.server.rows('DROP EXTENSION cdp CASCADE')
         tap.wait_for(lambda: s.server.pids('cdp'), 'the workers know that cdp is gone', good=lambda pids: not pids)
-        tap.ok(not s.server.log_has('the extension is version none'), 'DROP EXTENSION, committed: none of them failed')
+        tap.ok('failed' not in s.server.log_after(mark), 'DROP EXTENSION, committed: none of them failed')
         s.server.rows('CREATE EXTENSION cdp')
         s.server.rows('SELECT cdp.setup()')
         pour.flows()
     s.judge('DROP EXTENSION, committed, and set up again')
 
 
+def locks(s):
+    """The configuration, and what every batch writes, for seconds."""
+    for table, job in (('parked', 'applying parked messages'), ('dirty', 'computing people again')):
+        locked(s, table, f'waits with {job}', f'goes on with {job}')
+    for table in ('profile', 'event'):
+        locked(s, table, 'source "shop" tries again', 'source "shop" goes on', 'source shop')
+    s.judge('locked tables')
+
+
+def rename(s):
+    """A database has another name for a while."""
+    with s.pour() as pour:
+        pour.flows()
+        s.server.rows('ALTER DATABASE cdp RENAME TO other', dbname='postgres')
+        pour.flows('other')
+        s.server.rows('ALTER DATABASE other RENAME TO cdp', dbname='postgres')
+        pour.flows()
+    s.judge('RENAME DATABASE')
+
+
+def clone_and_drop(s):
+    """A clone is made and dropped while both consume."""
+    with s.pour() as pour:
+        pour.flows()
+        s.server.rows('CREATE DATABASE clone TEMPLATE cdp', dbname='postgres')
+        pour.flows()
+        tap.wait_for(lambda: s.server.value("SELECT severity FROM cdp.status WHERE item = 'maintenance' AND message LIKE '%another server%'",
+                                            dbname='clone'), 'the clone is known for one')
+        tap.same(s.server.pids('cdp source', 'clone'), [], 'a clone consumes nothing')
+        s.server.rows('SELECT cdp.setup()', dbname='clone')
+        s.server.rows('SELECT cdp.resume_source(%s)', shop.SOURCE, dbname='clone')
+        pour.flows('clone')
+    s.judge('a clone that was resumed', 'clone')
+    with s.pour() as pour:
+        pour.flows('clone')
+        s.server.rows('DROP DATABASE clone', dbname='postgres')
+        pour.flows()
+    s.judge('CREATE DATABASE TEMPLATE and DROP DATABASE')
+
+
 def main():
     """All of it over one server and one broker."""
     s = shop.Shop('ddl', max_prepared_transactions=10).open()
-    for situation in (maintenance_commands, lambda s: locked(s, 'source', 'reading the sources', True), drop_extension):
+    for situation in (locks, rename, clone_and_drop):
         situation(s)
     s.server.stop()
 
