@@ -11,11 +11,15 @@
  * Each second, or when it is woken, it reads cdp_data.source and writes into
  * the slots which source workers should run, with the generation of each
  * configuration; the launcher starts and stops them.  A source that is paused
- * has none; in a database whose data came from elsewhere (another system
- * identifier or database than cdp_data.instance says) no source has, nor where
- * the library is not that of the tables, or has not their key.  Then it runs the
- * jobs that are due.  An idle round is one read-only query: it writes no WAL.  A
- * source that finds no slot (cdp.max_workers) waits; cdp.status says so.
+ * has none, nor has any where the library is not that of the tables, or has not
+ * their key.  Then it runs the jobs that are due.  An idle round is one read-only
+ * query: it writes no WAL.  A source that finds no slot (cdp.max_workers) waits;
+ * cdp.status says so.
+ *
+ * In a database whose data came from elsewhere (another system identifier or
+ * database than cdp_data.instance says) no source has a worker and no job runs:
+ * a restore may still be under way.  While it is, the row of cdp_data.instance
+ * may be missing, and cdp is not set up yet.
  *
  * A job that does not get a lock, or is a deadlock's victim, is tried again
  * some seconds later, and the others go on; the log has a line when that begins
@@ -45,6 +49,7 @@
 #include "profile/statistics.h"
 #include "event/quarantine.h"
 #include "launcher.h"
+#include "privacy/erasure.h"
 
 #define ROUND_MS 1000
 
@@ -60,10 +65,10 @@ typedef struct Job
 
 #define RETRY_MS 5000
 
-static bool look_at_sources(void);
+static bool look(void);
 static bool apply_parked(void);
 
-static Job	sources_job = {"reading the sources", 0, look_at_sources};	/* in each round */
+static Job	sources_job = {"reading the sources", 0, look};	/* in each round */
 
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},
@@ -71,12 +76,13 @@ static Job	jobs[] = {
 	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
-	{"computing people again", 1000, cdp_dirty_maintain}
+	{"computing people again", 1000, cdp_dirty_maintain},
+	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 
 static CdpSlot *me;
 static MemoryContext job_cxt;	/* emptied after each job */
-static bool fit = false;		/* the version and the key are the right ones */
+static bool fit = false;		/* the data is ours, the version and the key are the right ones */
 
 /* ---------------------------------------------------------------- what should run */
 
@@ -120,18 +126,6 @@ read_sources(int *n)
 	return wanted;
 }
 
-/* Does this data belong to this server and database?  Raises when its key is not there. */
-static bool
-is_attached(void)
-{
-	bool		attached = cdp_owner_query("SELECT system_identifier, database_oid FROM cdp_data.instance",
-										   0, NULL, NULL, NULL) == 1 &&
-	DatumGetInt64(column(0, 1)) == (int64) GetSystemIdentifier() &&
-	DatumGetObjectId(column(0, 2)) == MyDatabaseId;
-
-	cdp_key_require();
-	return attached;
-}
 
 /* Lock held. */
 static CdpSlot *
@@ -269,35 +263,46 @@ any_hindered(void)
 	return any;
 }
 
-static bool
+/* Source workers as the table says; with another version or key none can work. */
+static void
 look_at_sources(void)
 {
+	Wanted	   *wanted;
+	int			n;
+
+	cdp_version_require();
+	cdp_key_require();
+	SPI_connect();
+	wanted = read_sources(&n);
+	publish(wanted, n);
+	SPI_finish();
+	cdp_slot_condition(me, any_hindered() ? CDP_COND_WAITING : CDP_COND_RUNNING);
+}
+
+/* Is the data ours, or at rest?  Ends where there is nothing to do. */
+static bool
+look(void)
+{
+	CdpAttachment attachment;
+
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!is_wanted_here())
+	attachment = is_wanted_here() ? cdp_attachment() : CDP_ATTACHED_NOWHERE;
+	if (attachment == CDP_ATTACHED_NOWHERE)
 	{
 		cdp_slot_condition(me, CDP_COND_ABSENT);
 		cdp_slot_end();
 	}
-	cdp_version_require();
-	SPI_connect();
-	if (is_attached())
-	{
-		int			n;
-		Wanted	   *wanted = read_sources(&n);
-
-		publish(wanted, n);
-		cdp_slot_condition(me, any_hindered() ? CDP_COND_WAITING : CDP_COND_RUNNING);
-	}
+	if (attachment == CDP_ATTACHED_HERE)
+		look_at_sources();
 	else
 	{
 		publish(NULL, 0);
 		cdp_slot_condition(me, CDP_COND_DETACHED);
 	}
-	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	fit = true;
+	fit = attachment == CDP_ATTACHED_HERE;
 	return true;
 }
 

@@ -225,6 +225,7 @@ cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 	int64		until = cdp_ticks() + milliseconds_of(PG_GETARG_DATUM(1));
 	Awaited		a;
 
+	PreventCommandDuringRecovery("wait_for_source");
 	cdp_version_require();
 	a = read_source(name);
 	require_waitable(name, &a);
