@@ -19,8 +19,10 @@
 #include "rewrite/prs2lock.h"
 #include "utils/rel.h"
 
+#include "compat.h"
 #include "event/columns.h"
 #include "identity/columns.h"
+#include "privacy/columns.h"
 #include "profile/columns.h"
 #include "shape.h"
 
@@ -30,6 +32,7 @@ static const Oid identifier_types[] = {IDENTIFIER_TYPES};
 static const Oid link_types[] = {LINK_TYPES};
 static const Oid profile_types[] = {PROFILE_TYPES};
 static const Oid trait_types[] = {TRAIT_TYPES};
+static const Oid token_types[] = {TOKEN_TYPES};
 
 StaticAssertDecl(lengthof(event_types) == EVENT_COLUMNS, "columns of event");
 StaticAssertDecl(lengthof(seen_types) == SEEN_COLUMNS, "columns of message_seen");
@@ -37,6 +40,7 @@ StaticAssertDecl(lengthof(identifier_types) == IDENTIFIER_COLUMNS, "columns of i
 StaticAssertDecl(lengthof(link_types) == LINK_COLUMNS, "columns of link");
 StaticAssertDecl(lengthof(profile_types) == PROFILE_COLUMNS, "columns of profile");
 StaticAssertDecl(lengthof(trait_types) == TRAIT_COLUMNS, "columns of profile_trait");
+StaticAssertDecl(lengthof(token_types) == TOKEN_COLUMNS, "columns of suppression");
 
 typedef struct Shape
 {
@@ -52,7 +56,8 @@ static const Shape shapes[] = {
 	{CDP_T_IDENTIFIER, identifier_types, IDENTIFIER_COLUMNS, 1},
 	{CDP_T_LINK, link_types, LINK_COLUMNS, 4},
 	{CDP_T_PROFILE, profile_types, PROFILE_COLUMNS, 1},
-	{CDP_T_PROFILE_TRAIT, trait_types, TRAIT_COLUMNS, 2}
+	{CDP_T_PROFILE_TRAIT, trait_types, TRAIT_COLUMNS, 2},
+	{CDP_T_SUPPRESSION, token_types, TOKEN_COLUMNS, 1}
 };
 
 static const Shape *
@@ -104,7 +109,7 @@ has_row_trigger(const TriggerDesc *t)
 static void
 require_key(Relation rel, const Shape *shape)
 {
-	Oid			pk = RelationGetPrimaryKeyIndex(rel);
+	Oid			pk = cdp_primary_key_index(rel);
 	Bitmapset  *columns;
 
 	if (!OidIsValid(pk))

@@ -68,7 +68,7 @@ typedef struct Job
 static bool look(void);
 static bool apply_parked(void);
 
-static Job	sources_job = {"reading the sources", 0, look};	/* in each round */
+static Job	sources_job = {"reading the sources", 0, look}; /* in each round */
 
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},

@@ -120,7 +120,7 @@ def clone_and_drop(s):
 def main():
     """All of it over one server and one broker."""
     s = shop.Shop('ddl', max_prepared_transactions=10).open()
-    for situation in (locks, rename, clone_and_drop):
+    for situation in (maintenance_commands, locks, drop_extension, rename, clone_and_drop):
         situation(s)
     s.server.stop()
 
