@@ -26,6 +26,7 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -248,6 +249,31 @@ drops_cdp(const DropStmt *stmt)
 	return false;
 }
 
+/* CREATE, ALTER or DROP EXTENSION of ours. */
+static bool
+changes_cdp(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_CreateExtensionStmt:
+			return strcmp(((CreateExtensionStmt *) stmt)->extname, "cdp") == 0;
+		case T_AlterExtensionStmt:
+			return strcmp(((AlterExtensionStmt *) stmt)->extname, "cdp") == 0;
+		case T_DropStmt:
+			return drops_cdp((DropStmt *) stmt);
+		default:
+			return false;
+	}
+}
+
+/* Every session looks at the versions again when this one has committed. */
+static void
+forget_version(void)
+{
+	if (cdp_is_set_up())
+		CacheInvalidateRelcacheByRelid(cdp_table(CDP_T_VERSION));
+}
+
 /* Which database must be free of workers for this command; InvalidOid: none. */
 static Oid
 database_to_free(Node *stmt)
@@ -267,9 +293,8 @@ database_to_free(Node *stmt)
 				return get_database_oid(((RenameStmt *) stmt)->subname, true);
 			return InvalidOid;
 		case T_DropStmt:
-			return drops_cdp((DropStmt *) stmt) ? MyDatabaseId : InvalidOid;
 		case T_AlterExtensionStmt:
-			return strcmp(((AlterExtensionStmt *) stmt)->extname, "cdp") == 0 ? MyDatabaseId : InvalidOid;
+			return changes_cdp(stmt) ? MyDatabaseId : InvalidOid;
 		default:
 			return InvalidOid;
 	}
@@ -290,6 +315,7 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityCon
 		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *stmt = pstmt->utilityStmt;
+	bool		changes = changes_cdp(stmt);	/* asked now: some commands scribble on the statement */
 
 	switch (nodeTag(stmt))
 	{
@@ -308,6 +334,8 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityCon
 		previous_utility(pstmt, query, read_only, context, params, env, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, query, read_only, context, params, env, dest, qc);
+	if (changes)
+		forget_version();
 }
 
 void

@@ -1,4 +1,5 @@
 """What administrators do to a database while its sources are consumed: none of it costs or doubles an event."""
+import contextlib
 import os
 import sys
 
@@ -117,10 +118,119 @@ def clone_and_drop(s):
     s.judge('CREATE DATABASE TEMPLATE and DROP DATABASE')
 
 
+@contextlib.contextmanager
+def other_version(server, version):
+    """Scripts that take the extension to another version, and back; the library stays."""
+    folder = os.path.join(server.inst.ask('--sharedir'), 'extension')
+    ours = server.value("SELECT default_version FROM pg_available_extensions WHERE name = 'cdp'")
+    paths = [f'{folder}/cdp--{a}--{b}.sql' for a, b in ((ours, version), (version, ours))]
+    try:
+        for path in paths:
+            with open(path, 'w', encoding='ascii') as f:
+                f.write('SELECT 1;\n')
+        yield ours
+    finally:
+        for path in paths:
+            os.remove(path)
+
+
+def refused(s, session, message):
+    """Nobody works with what does not fit, the status says why, and no worker comes and goes."""
+    def row(item):
+        return s.server.rows('SELECT severity, message FROM cdp.status WHERE item = %s', item)
+
+    def last_round():
+        return s.server.value("SELECT state_change FROM pg_stat_activity WHERE backend_type = 'cdp maintenance'")
+
+    tap.wait_for(lambda: row('maintenance'), 'the status says why no worker works',
+                 good=lambda rows: rows == [('error', 'no worker may work: ' + message)])
+    tap.wait_for(lambda: s.server.pids('cdp source'), 'the source workers have left', good=lambda pids: not pids)
+    tap.same(row('version'), [('error', message)], f'the status knows: {message}')
+    try:
+        session.execute('SELECT cdp.ingest(%s)', ['{"type": "track", "event": "e", "userId": "u", "messageId": "refused"}'])
+        tap.ok(False, 'an open session is refused, too')
+    except psycopg.Error as e:
+        tap.same((e.sqlstate, e.diag.message_primary), ('55000', message), 'an open session is refused, too')
+    pids, mark = s.server.pids('cdp'), s.server.log_mark()
+    for _ in range(2):
+        before = last_round()
+        tap.wait_for(last_round, 'another round', good=lambda at: at > before)  # pylint: disable=cell-var-from-loop
+    tap.same((s.server.pids('cdp'), s.server.log_after(mark)), (pids, ''), 'the maintenance worker waits, and is silent')
+
+
+def versions(s):
+    """The library does not fit the SQL, or not the tables: everything waits until it does."""
+    session = s.server.connect()
+    message = 'the library of cdp is version {}, but the extension is version 0.9.0'
+    with other_version(s.server, '0.9.0') as ours, s.pour() as pour:
+        pour.flows()
+        s.server.rows("ALTER EXTENSION cdp UPDATE TO '0.9.0'")
+        refused(s, session, message.format(ours))
+        session.close()
+        s.server.stop()
+        s.server.start()
+        session = s.server.connect()
+        refused(s, session, message.format(ours))
+        s.server.rows(f"ALTER EXTENSION cdp UPDATE TO '{ours}'")
+        pour.flows()
+    s.judge('a newer library than the SQL')
+    with s.pour() as pour:
+        pour.flows()
+        s.server.rows('INSERT INTO cdp_data.version (version) VALUES (99)')
+        refused(s, session, 'the tables of cdp have layout 99, but this library works with layout 1')
+        s.server.rows('DELETE FROM cdp_data.version WHERE version = 99')
+        pour.flows()
+    session.close()
+    s.judge('newer tables than the library')
+
+
+def shown(s, text):
+    """Wait until cdp.status says so of the source."""
+    tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'source shop'"), f'the status says: {text}',
+                 good=lambda message: text in message)
+
+
+def library_replaced(s):
+    """A source worker that starts while the package manager is at work finds no library."""
+    path = os.path.join(s.server.inst.ask('--pkglibdir'), 'cdp_kafka.so')
+    with s.pour() as pour:
+        pour.flows()
+        os.rename(path, path + '.old')
+        try:
+            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cdp source'")
+            shown(s, 'cdp_kafka')
+        finally:
+            os.rename(path + '.old', path)
+    s.judge('cdp_kafka.so was away')
+
+
+CHANGES = (
+    ('table "identifier" is not as cdp made it',
+     'CREATE TRIGGER ours BEFORE UPDATE ON cdp_data.identifier FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()',
+     'DROP TRIGGER ours ON cdp_data.identifier'),
+    ('" is not as cdp made it', 'ALTER TABLE cdp_data.event ADD COLUMN ours integer NOT NULL DEFAULT 1',
+     'ALTER TABLE cdp_data.event DROP COLUMN ours'),
+    ('no partition of "event" covers', 'ALTER TABLE cdp_data.event DETACH PARTITION cdp_data.event_first',
+     'ALTER TABLE cdp_data.event ATTACH PARTITION cdp_data.event_first {}'))
+
+
+def not_as_made(s):
+    """A change that the engine cannot live with stops the source, and costs no message."""
+    bounds = s.server.value("SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE relname = 'event_first'")
+    for message, change, back in CHANGES:
+        with s.pour() as pour:
+            pour.flows()
+            s.server.rows(change)
+            shown(s, message)
+            s.server.rows(back.format(bounds))
+        s.judge(message)
+
+
 def main():
     """All of it over one server and one broker."""
     s = shop.Shop('ddl', max_prepared_transactions=10).open()
-    for situation in (maintenance_commands, locks, drop_extension, rename, clone_and_drop):
+    for situation in (maintenance_commands, locks, drop_extension, rename, clone_and_drop, versions, library_replaced,
+                      not_as_made):
         situation(s)
     s.server.stop()
 
