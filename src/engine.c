@@ -11,7 +11,8 @@
  *	- what had to be locked grew, or another batch was first (unique_violation,
  *	  deadlock): again, with fresh eyes;
  *	- somebody holds a row beyond lock_timeout: a worker parks the messages of
- *	  the people who are held, a client gets the error;
+ *	  the people who are held, a client gets the error; so does a worker when
+ *	  somebody locks a table;
  *	- the server or the caller is the cause (disk, memory, cancel, shutdown,
  *	  lost tables): the error goes up, and no message is blamed;
  *	- anything else: once more, then half of the events, until the one that

@@ -262,6 +262,10 @@ DECLARE
 	next_bound timestamptz;
 	made integer := 0;
 BEGIN
+	IF NOT pg_catalog.isfinite(instant) THEN
+		RAISE EXCEPTION 'partitions cannot be made up to %', instant
+			USING ERRCODE = 'datetime_field_overflow', HINT = 'Name an instant, cdp.now() for example.';
+	END IF;
 	FOREACH parent IN ARRAY ARRAY['event', 'message_seen'] LOOP
 		bound := cdp.last_partition_begins(parent);
 		IF bound IS NULL THEN
@@ -282,7 +286,7 @@ END
 $$;
 REVOKE ALL ON FUNCTION cdp.make_partitions(timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.make_partitions(timestamptz) IS
-'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made.';
+'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made. Raises when the instant is infinite.';
 
 CREATE FUNCTION cdp.drop_first_partitions(parent text, leaves text[], upper_bound timestamptz, frozen boolean) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

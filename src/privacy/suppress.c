@@ -28,13 +28,9 @@
 #include "utils/timestamp.h"
 #include "storage/bufmgr.h"
 
+#include "privacy/columns.h"
 #include "privacy/suppress.h"
 #include "spi.h"
-
-enum
-{
-	TOKEN_ID, TOKEN_NOT_BEFORE, TOKEN_WORKSPACE, TOKEN_CHECK
-};
 
 /* ---------------------------------------------------------------- tokens */
 
