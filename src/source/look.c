@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "worker.h"
 
 #define LOOK_MS 5000			/* from the end of a look to the next */
@@ -335,7 +336,7 @@ begin_look(Worker *w)
 {
 	w->look++;
 	w->looking = true;
-	w->next_look = DT_NOEND;
+	w->next_look = PG_INT64_MAX;
 	w->next_step = 0;
 	look_at_parked(w);
 	cdp_parts_reread(w);
@@ -347,10 +348,9 @@ end_look(Worker *w)
 {
 	bool		complete = all_present(w) && !w->parked_full && !any_new(w) && !any_leaderless(w) &&
 	(w->request <= w->reached || cdp_look_is_answered(w));
-	TimestampTz next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), complete ? LOOK_MS : ABSENT_MS);
 
 	w->looking = false;
-	w->next_look = Min(w->next_look, next);
+	w->next_look = Min(w->next_look, cdp_ticks() + (complete ? LOOK_MS : ABSENT_MS));
 }
 
 /* False: not yet. */
@@ -370,9 +370,15 @@ look_further(Worker *w)
 void
 cdp_look(Worker *w)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = cdp_ticks();
 	bool		answered;
 
+	if (w->reread)
+	{
+		cdp_parts_reread(w);
+		w->reread = false;
+		w->assign = true;		/* what was handed out is to be read again */
+	}
 	if (!w->looking && w->next_look <= now)
 		begin_look(w);
 	if (w->next_step <= now)
@@ -380,16 +386,16 @@ cdp_look(Worker *w)
 		answered = !w->looking || look_further(w);
 		if (answered && any_new(w))
 			answered = ask_each_leader(w, may_be_placed, ask_bounds);
-		w->next_step = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), answered ? RETRY_MS : PENDING_MS);
+		w->next_step = cdp_ticks() + (answered ? RETRY_MS : PENDING_MS);
 	}
 	if (w->assign)
 		cdp_parts_assign(w);
 }
 
-TimestampTz
+int64
 cdp_look_next(const Worker *w)
 {
-	TimestampTz next = w->looking ? DT_NOEND : w->next_look;
+	int64		next = w->looking ? PG_INT64_MAX : w->next_look;
 
 	return w->looking || w->assign || any_new(w) ? Min(w->next_step, next) : next;
 }

@@ -42,6 +42,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "worker.h"
 
 CdpPartition
@@ -109,7 +110,7 @@ cdp_part_add(Worker *w, int t, int32 partition)
 	part->end = part->later = part->read.offset = part->next_read.offset = -1;
 	part->latest = part->mark_time = CDP_NO_TIME;
 	part->leader = -1;
-	part->counted_from = GetCurrentTimestamp();
+	part->counted_from = cdp_ticks();
 	if (partition >= topic->size)
 	{
 		int			size = Max(partition + 1, 2 * topic->size);

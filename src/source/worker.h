@@ -58,7 +58,7 @@ typedef struct Part
 	const char *new_state;		/* to be written with the batch; NULL: as it is */
 
 	int64		counted;		/* since counted_from */
-	TimestampTz counted_from;
+	int64		counted_from;	/* in cdp_ticks() */
 	float4		rate;
 } Part;
 
@@ -98,6 +98,7 @@ typedef struct Worker
 	const char *name;
 	const char *brokers;
 	const char *secret;			/* its name in the secrets file */
+	const CdpFormat *format;
 	bool		from_latest;
 	int			noptions;
 	const char **option_names;
@@ -113,12 +114,13 @@ typedef struct Worker
 	int			nparts;
 	Part	  **parts;			/* in the order of (topic, partition) */
 	bool		assign;			/* the assignment is not what parts say */
+	bool		reread;			/* a batch failed: positions may not be what parts say */
 	bool		parked_full;	/* cdp.parked_limit is reached */
 
 	uint64		look;			/* number of the last one */
 	bool		looking;		/* it is not over */
-	TimestampTz next_look;
-	TimestampTz next_step;		/* of the look, and of what is new between looks */
+	int64		next_look;		/* in cdp_ticks(), as the next one */
+	int64		next_step;		/* of the look, and of what is new between looks */
 	uint64		request;		/* of wait_for_source, taken from the slot */
 	uint64		request_look;	/* the first one that began after it was taken */
 	uint64		reached;		/* the request that was answered last */
@@ -134,7 +136,7 @@ extern void cdp_consumer_renew(Worker *w);	/* opens it again if the files that i
 
 /* look.c */
 extern void cdp_look(Worker *w);	/* what is due: ask, place, assign */
-extern TimestampTz cdp_look_next(const Worker *w);
+extern int64 cdp_look_next(const Worker *w);	/* in cdp_ticks() */
 extern void cdp_look_request(Worker *w, uint64 request);	/* look at once */
 extern bool cdp_look_is_ready(const Worker *w); /* nothing is being waited for */
 extern bool cdp_look_is_answered(const Worker *w);
