@@ -254,8 +254,7 @@ wants_bounds(const Worker *w, const Part *part)
 static bool
 wants_later(const Worker *w, const Part *part)
 {
-	return part->later_asked < w->look && part->state == CDP_PART_OK && !part->verify &&
-		part->mark_time != CDP_NO_TIME;
+	return part->later_asked < w->look && part->state == CDP_PART_OK && part->mark_time != CDP_NO_TIME;
 }
 
 /* Ask for the first record that is later than the mark. */
@@ -430,7 +429,7 @@ cdp_look_is_answered(const Worker *w)
 		const Part *part = w->parts[i];
 
 		if (part->state != CDP_PART_OK || part->wait_look < w->request_look ||
-			(part->mark_time != CDP_NO_TIME && !part->verify && part->later_answered < w->request_look))
+			(part->mark_time != CDP_NO_TIME && part->later_answered < w->request_look))
 			return false;
 	}
 	return true;

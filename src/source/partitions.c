@@ -240,7 +240,7 @@ place(Worker *w, Part *part, int64 low, int64 high)
 	if (part->latest == CDP_NO_TIME || row.last_offset < 0)
 	{
 		part->latest = row.last_time;
-		cdp_part_mark(part);
+		cdp_part_mark(w, part);
 	}
 	part->known = part->suspect ? part->mark_read : part->read;
 	part->suspect = false;
@@ -327,9 +327,11 @@ cdp_parts_reread(Worker *w)
 
 /* ---------------------------------------------------------------- made again? */
 
+/* What is so now, as of the last look. */
 void
-cdp_part_mark(Part *part)
+cdp_part_mark(const Worker *w, Part *part)
 {
+	part->later_asked = part->later_answered = w->look;
 	part->mark_time = part->latest;
 	part->mark = part->position;
 	part->mark_read = part->read;
@@ -346,7 +348,7 @@ cdp_part_take_later(Worker *w, Part *part, int64 later)
 		cdp_parts_recheck(w, part);
 	}
 	else
-		cdp_part_mark(part);
+		cdp_part_mark(w, part);
 }
 
 /* ---------------------------------------------------------------- assign */

@@ -386,7 +386,7 @@ take_committed(Part *part)
 		part->read = part->next_read;
 	part->trusted |= !part->verify;
 	if (part->mark_time == CDP_NO_TIME)
-		cdp_part_mark(part);
+		cdp_part_mark(&w, part);
 }
 
 /* Apply n messages of the queue in one transaction; how many were new. */

@@ -154,7 +154,7 @@ extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
 extern Part *cdp_part_add(Worker *w, int topic, int32 partition);
 extern void cdp_part_place(Worker *w, Part *part, int64 low, int64 high);	/* NEW becomes what row and log say */
 extern void cdp_part_gone(Worker *w, Part *part);	/* may free it */
-extern void cdp_part_mark(Part *part);
+extern void cdp_part_mark(const Worker *w, Part *part);
 extern void cdp_part_take_later(Worker *w, Part *part, int64 later);
 extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
 extern void cdp_note(Worker *w, int topic, const char *text);
