@@ -5,12 +5,14 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import machine   # noqa: E402
 import postgres  # noqa: E402
 import segment   # noqa: E402
 import shop      # noqa: E402
 import tap       # noqa: E402
 
 psycopg = postgres.psycopg
+DAY = 86400
 
 # what changes the meaning of SQL, and must not of ours
 CONFUSING = {
@@ -215,10 +217,33 @@ def months_beside_readers(s):
         tap.same((e.sqlstate, e.diag.message_primary), ('22008', 'partitions cannot be made up to infinity'), 'months without end are refused')
 
 
+def clock_steps(s, wall):
+    """The clock of the machine is set, forward, back, and by seconds while batches run; also when a worker has just ended."""
+    for days in (1, -1, 0):
+        with s.pour() as pour:
+            pour.flows()
+            wall.shift(days * DAY)
+            pour.flows()
+            # not the launcher: PostgreSQL starts it again when the clock, set back, has caught up
+            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            wall.shift((days - 1) * DAY)
+            pour.flows()
+        s.judge(f'the clock, set to {days:+} days and back by one')
+    with s.pour() as pour:
+        for seconds in (2, -3, 1, -1, 0):
+            wall.shift(seconds)
+            pour.flows()
+    s.judge('steps of seconds')
+
+
 def main():
     """All of it over one server and one broker."""
-    s = shop.Shop('sessions', max_prepared_transactions=10).open()
-    for situation in (hostile_settings,):
+    s = shop.Shop('sessions', max_prepared_transactions=10)
+    wall = machine.Clock(s.directory)
+    s.server.wrapper = wall.wrapper
+    s.open()
+    clock_steps(s, wall)
+    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, hostile_settings):
         situation(s)
     s.server.stop()
 
