@@ -138,7 +138,7 @@ complete_pending(void)
 	if (holders == NULL || !cdp_holders_have_ended(holders))
 		return;
 	for (int i = 0; i < n; i++)
-		if (is_noted(&pending[i]))
+		if (is_noted(&pending[i]) && cdp_workspace_try_hold(pending[i].workspace_id))
 			complete(&pending[i]);
 	drop_note();
 }

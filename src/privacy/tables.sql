@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.workspace_role (
 	CONSTRAINT workspace_role_pkey PRIMARY KEY (role_name, workspace_id)
 );
 COMMENT ON TABLE cdp_data.workspace_role IS 'Which role works in which workspace; by name, so that it survives dump and restore.';
-COMMENT ON COLUMN cdp_data.workspace_role.role_name IS 'Role, or a role that others inherit from.';
+COMMENT ON COLUMN cdp_data.workspace_role.role_name IS 'Role, or a role that others inherit from; public: everybody, while there is one workspace.';
 COMMENT ON COLUMN cdp_data.workspace_role.workspace_id IS 'Workspace.';
 
 CREATE TABLE IF NOT EXISTS cdp_data.data_registry (
