@@ -164,27 +164,42 @@ cdp_consumer_open(Worker *w)
 	make_wait_set(w);
 }
 
-void
-cdp_consumer_renew(Worker *w)
+/* The first consumer stays; NULL: no more. */
+static void
+note_refusal(Worker *w, const char *error)
 {
-	CdpConsumer *consumer;
-	const char *error;
-
-	if (!look_at_files(w))
-		return;
-	consumer = open_consumer(w, &error);
-	if (consumer == NULL)
-	{
+	if (w->refusal)
+		pfree(w->refusal);
+	w->refusal = error ? MemoryContextStrdup(w->cxt, error) : NULL;
+	if (error)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("source \"%s\" goes on with the secrets and certificates that it has: %s", w->name, error)));
-		cdp_slot_error(w->slot, "08000", error);
-		return;
-	}
+}
+
+static void
+take_consumer(Worker *w, CdpConsumer *consumer)
+{
 	FreeWaitEventSet(w->wait_set);
 	close_consumer(0, PointerGetDatum(w));
 	w->consumer = consumer;
 	make_wait_set(w);
 	cdp_parts_restart(w);
 	ereport(LOG, (errmsg("source \"%s\" goes on with other secrets or certificates", w->name)));
+}
+
+void
+cdp_consumer_renew(Worker *w)
+{
+	if (look_at_files(w))
+	{
+		const char *error;
+		CdpConsumer *consumer = open_consumer(w, &error);
+
+		note_refusal(w, error);
+		if (consumer)
+			take_consumer(w, consumer);
+	}
+	if (w->refusal)
+		cdp_slot_error(w->slot, "08000", w->refusal);	/* again, as long as it lasts */
 }
