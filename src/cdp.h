@@ -110,6 +110,7 @@ typedef enum CdpTable
 	CDP_T_RETENTION_WATERMARK,
 	CDP_T_VERSION,
 	CDP_T_TRAIT_CLASS,
+	CDP_T_SUPPRESSION,
 	CDP_T_COUNT
 } CdpTable;
 
@@ -120,11 +121,22 @@ extern bool cdp_is_set_up(void);
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 
-/* run what follows as cdp_owner with row security not forced; pair them */
+/* setup.c: whose data is it? */
+typedef enum CdpAttachment
+{
+	CDP_ATTACHED_NOWHERE,		/* no row of cdp_data.instance: a restore is under way */
+	CDP_ATTACHED_ELSEWHERE,		/* of another server or database: restored, or a copy */
+	CDP_ATTACHED_HERE
+} CdpAttachment;
+
+extern CdpAttachment cdp_attachment(void);
+
+/* run what follows as cdp_owner with row security not forced and a search path of ours; pair them */
 typedef struct CdpUserContext
 {
 	Oid			userid;
 	int			sec_context;
+	int			path;			/* of cdp_push_safe_path(); 0: the path was safe */
 } CdpUserContext;
 
 extern void cdp_become_owner(CdpUserContext *save);

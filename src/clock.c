@@ -4,8 +4,9 @@
  * The floor is the greatest instant that a batch of this server was stamped
  * with: an atomic in shared memory, raised by the engine, and kept in
  * cdp_data.instance by the maintenance worker, at most once a second and only
- * when batches ran, so that a restart or a promotion does not go back behind
- * it by more than that second.  When the clock is set back, batches are
+ * when batches ran.  Each backend takes the kept one into account before its
+ * first batch, so that a restart, a promotion or a restore does not go back
+ * behind it by more than that second.  When the clock is set back, batches are
  * stamped with the floor until the clock has caught up.
  */
 #include "postgres.h"
@@ -20,6 +21,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "clock.h"
 #include "spi.h"
 
@@ -60,22 +62,6 @@ cdp_clock_init(void)
 	shmem_startup_hook = attach_memory;
 }
 
-TimestampTz
-cdp_clock_above_floor(void)
-{
-	static bool warned = false;
-	TimestampTz now = cdp_clock();
-	TimestampTz low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
-	bool		behind = low > now + WARN_BEHIND_US;
-
-	if (behind && !warned)
-		ereport(WARNING,
-				(errmsg("the clock is behind the instant of the last batch"),
-				 errdetail("Batches are stamped with that instant until the clock has caught up.")));
-	warned = behind;
-	return Max(now, low);
-}
-
 void
 cdp_clock_raise(TimestampTz instant)
 {
@@ -88,6 +74,39 @@ cdp_clock_raise(TimestampTz instant)
 		 /* seen was set to the newer value */ ;
 }
 
+/* the floor that was kept, by this server or the one that the data comes from */
+static void
+raise_to_kept(const CdpRow *row, void *arg)
+{
+	bool		isnull;
+	TimestampTz kept = DatumGetTimestampTz(cdp_row_get(row, "clock_floor", &isnull));
+
+	if (!TIMESTAMP_NOT_FINITE(kept))
+		cdp_clock_raise(kept);
+}
+
+TimestampTz
+cdp_clock_above_floor(void)
+{
+	static bool warned = false;
+	static bool kept_known = false;
+	TimestampTz now = cdp_clock();
+	TimestampTz low;
+	bool		behind;
+
+	if (!kept_known)
+		cdp_scan_table(CDP_T_INSTANCE, raise_to_kept, NULL);
+	kept_known = true;
+	low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+	behind = low > now + WARN_BEHIND_US;
+	if (behind && !warned)
+		ereport(WARNING,
+				(errmsg("the clock is behind the instant of the last batch"),
+				 errdetail("Batches are stamped with that instant until the clock has caught up.")));
+	warned = behind;
+	return Max(now, low);
+}
+
 /* ---------------------------------------------------------------- keeping it */
 
 static CdpSpi keep_plan = {
@@ -95,44 +114,23 @@ static CdpSpi keep_plan = {
 	1, {TIMESTAMPTZOID}
 };
 
-static CdpSpi read_plan = {"SELECT i.clock_floor FROM cdp_data.instance i", 0, {0}};
-
-/* -infinity when nothing was kept */
-static TimestampTz
-kept_floor(void)
-{
-	TimestampTz kept = cdp_spi_run(&read_plan, NULL, NULL) ? cdp_spi_int64(0, 1) : DT_NOBEGIN;
-
-	cdp_spi_end();
-	return kept;
-}
-
 bool
 cdp_clock_maintain(void)
 {
-	static TimestampTz written = DT_NOBEGIN;
-	TimestampTz low;
+	static TimestampTz written = 0;
+	TimestampTz low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+	Datum		arg = TimestampTzGetDatum(low);
 	CdpUserContext user;
 
-	if (floor_instant == NULL)
-		return true;
-	low = (TimestampTz) pg_atomic_read_u64(floor_instant);
-	if (written != DT_NOBEGIN && low <= written)
+	if (low <= written)
 		return true;
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	cdp_become_owner(&user);
-	if (written == DT_NOBEGIN)
-		cdp_clock_raise(kept_floor());
-	if (low > 0)
-	{
-		Datum		arg = TimestampTzGetDatum(low);
-
-		cdp_spi_exec(&keep_plan, &arg, NULL);
-	}
+	cdp_spi_exec(&keep_plan, &arg, NULL);
 	cdp_become_caller(&user);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	written = Max(low, 0);
+	written = low;
 	return true;
 }

@@ -47,6 +47,38 @@
 #define cdp_my_lxid() (MyProc->lxid)
 #endif
 
+/* from 16 on an update that stays on its page may leave all indexes but summarizing ones (BRIN) as they are */
+#if PG_VERSION_NUM >= 160000
+#define CdpUpdateIndexes TU_UpdateIndexes
+#define CDP_UPDATE_NO_INDEX TU_None
+#define CDP_UPDATE_ALL_INDEXES TU_All
+#define cdp_index_stays(update, info) ((update) == TU_Summarizing && !(info)->ii_Summarizing)
+#else
+#define CdpUpdateIndexes bool
+#define CDP_UPDATE_NO_INDEX false
+#define CDP_UPDATE_ALL_INDEXES true
+#define cdp_index_stays(update, info) false
+#endif
+
+/* primary keys may be deferrable from 18 on; ours are not */
+#if PG_VERSION_NUM >= 180000
+#define cdp_primary_key_index(table) RelationGetPrimaryKeyIndex(table, false)
+#else
+#define cdp_primary_key_index(table) RelationGetPrimaryKeyIndex(table)
+#endif
+
+/* 18 counts the searches of an index scan for EXPLAIN */
+#if PG_VERSION_NUM >= 180000
+#define cdp_index_beginscan(table, index, snapshot, nkeys) index_beginscan(table, index, snapshot, NULL, nkeys, 0)
+#else
+#define cdp_index_beginscan(table, index, snapshot, nkeys) index_beginscan(table, index, snapshot, nkeys, 0)
+#endif
+
+/* comes before the declaration from 18 on */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* permissions left the range table in 16 */
 #if PG_VERSION_NUM >= 160000
 #define CdpCheckPerms RTEPermissionInfo
@@ -58,6 +90,34 @@
 #define CDP_CHECK_PERMS_PARAMS List *rtable, bool raise
 #define CDP_CHECK_PERMS_ARGS rtable, raise
 #define CDP_CHECK_PERMS_LIST rtable
+#endif
+
+/*
+ * Names mean those of pg_catalog from push to pop, which takes what push
+ * returned; an abort pops, too.  Up to 16 without the cost of a setting.
+ */
+#if PG_VERSION_NUM >= 170000
+#include "utils/guc.h"
+static inline int
+cdp_push_safe_path(void)
+{
+	int			nest = NewGUCNestLevel();
+
+	RestrictSearchPath();
+	return nest;
+}
+#define cdp_pop_safe_path(nest) AtEOXact_GUC(true, nest)
+#else
+#include "catalog/namespace.h"
+static inline int
+cdp_push_safe_path(void)
+{
+	OverrideSearchPath path = {.addCatalog = true};
+
+	PushOverrideSearchPath(&path);
+	return 1;
+}
+#define cdp_pop_safe_path(nest) PopOverrideSearchPath()
 #endif
 
 #endif							/* CDP_COMPAT_H */

@@ -252,6 +252,27 @@ make_instance(void)
 	CommandCounterIncrement();
 }
 
+static void
+compare_instance(const CdpRow *row, void *arg)
+{
+	bool		isnull;
+	int64		server = DatumGetInt64(cdp_row_get(row, "system_identifier", &isnull));
+	Oid			database = DatumGetObjectId(cdp_row_get(row, "database_oid", &isnull));
+	CdpAttachment *found = arg;
+
+	*found = server == (int64) GetSystemIdentifier() && database == MyDatabaseId ?
+		CDP_ATTACHED_HERE : CDP_ATTACHED_ELSEWHERE;
+}
+
+CdpAttachment
+cdp_attachment(void)
+{
+	CdpAttachment found = CDP_ATTACHED_NOWHERE;
+
+	cdp_scan_table(CDP_T_INSTANCE, compare_instance, &found);
+	return found;
+}
+
 /* The data came from another server or database: attach it here, at rest. */
 static void
 attach_instance(void)
@@ -302,6 +323,7 @@ cdp_sql_setup(PG_FUNCTION_ARGS)
 	const char *messages;
 
 	require_superuser("setup");
+	PreventCommandDuringRecovery("setup");
 	require_utf8();
 	lock_extension();
 	messages = pstrdup(GetConfigOption("client_min_messages", false, false));

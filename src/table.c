@@ -62,7 +62,7 @@ equality_of(Oid type)
 static void
 open_key(CdpRel *r)
 {
-	Oid			pk = RelationGetPrimaryKeyIndex(r->rel);
+	Oid			pk = cdp_primary_key_index(r->rel);
 
 	if (!OidIsValid(pk))
 		elog(ERROR, "relation \"%s\" has no primary key", RelationGetRelationName(r->rel));
@@ -144,7 +144,7 @@ static IndexScanDesc
 begin_scan(CdpRel *r, Snapshot snapshot, int nkeys)
 {
 	MemoryContext old = MemoryContextSwitchTo(r->cxt);
-	IndexScanDesc scan = index_beginscan(r->rel, r->index, snapshot, nkeys, 0);
+	IndexScanDesc scan = cdp_index_beginscan(r->rel, r->index, snapshot, nkeys);
 
 	MemoryContextSwitchTo(old);
 	return scan;
@@ -355,7 +355,7 @@ satisfies(CdpRel *r, IndexInfo *info, ExprContext *econtext)
  * every version that the transaction has made of the row.
  */
 static void
-insert_index_entries(CdpRel *r, TupleTableSlot *slot, bool update)
+insert_index_entries(CdpRel *r, TupleTableSlot *slot, bool update, CdpUpdateIndexes which)
 {
 	ExprContext *econtext = GetPerTupleExprContext(r->estate);
 	Datum		values[INDEX_MAX_KEYS];
@@ -368,7 +368,7 @@ insert_index_entries(CdpRel *r, TupleTableSlot *slot, bool update)
 		IndexInfo  *info = r->rri->ri_IndexRelationInfo[i];
 		bool		check = index->rd_index->indisunique && !update;
 
-		if (!info->ii_ReadyForInserts || !satisfies(r, info, econtext))
+		if (!info->ii_ReadyForInserts || cdp_index_stays(which, info) || !satisfies(r, info, econtext))
 			continue;
 		FormIndexDatum(info, slot, r->estate, values, isnull);
 		index_insert(index, values, isnull, &slot->tts_tid, r->rel, check ? UNIQUE_CHECK_YES : UNIQUE_CHECK_NO,
@@ -380,13 +380,13 @@ insert_index_entries(CdpRel *r, TupleTableSlot *slot, bool update)
 void
 cdp_rel_update(CdpRel *r, ItemPointer tid)
 {
-	bool		update_indexes;
+	CdpUpdateIndexes which;
 	ItemPointerData old = *tid;
 
 	form_tuple(r, r->image);
-	simple_table_tuple_update(r->rel, &old, r->image, r->snapshot ? r->snapshot : SnapshotAny, &update_indexes);
-	if (update_indexes)
-		insert_index_entries(r, r->image, true);
+	simple_table_tuple_update(r->rel, &old, r->image, r->snapshot ? r->snapshot : SnapshotAny, &which);
+	if (which != CDP_UPDATE_NO_INDEX)
+		insert_index_entries(r, r->image, true, which);
 	*tid = r->image->tts_tid;
 	ExecClearTuple(r->image);
 }
@@ -423,7 +423,7 @@ cdp_rel_flush(CdpRel *r)
 	table_multi_insert(r->rel, r->buffer, r->nbuffered, GetCurrentCommandId(true), 0, NULL);
 	if (r->rri->ri_NumIndices > 0)
 		for (int i = 0; i < r->nbuffered; i++)
-			insert_index_entries(r, r->buffer[i], false);
+			insert_index_entries(r, r->buffer[i], false, CDP_UPDATE_ALL_INDEXES);
 	for (int i = 0; i < r->nbuffered; i++)
 	{
 		if (r->places[i])

@@ -196,8 +196,8 @@ PG_FUNCTION_INFO_V1(cdp_sql_pseudonym);
 Datum
 cdp_sql_pseudonym(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%016" INT64_MODIFIER "x",
-											  cdp_key_pseudonym(PG_GETARG_INT64(0)))));
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%016llx",
+											  (unsigned long long) cdp_key_pseudonym(PG_GETARG_INT64(0)))));
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_utf8_text);

@@ -28,7 +28,7 @@ CREATE FUNCTION cdp.resume_source(name text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.resume_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.resume_source(text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.resume_source(text) IS
-'Lets a paused Kafka source go on from its positions, after the commit. Raises when there is no such source or it has no brokers.';
+'Lets a paused Kafka source go on from its positions, after the commit. Raises when there is no such source or it has no brokers, and in a restored or copied database before cdp.setup() was run there.';
 
 CREATE FUNCTION cdp.drop_source(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_drop_source';
@@ -42,7 +42,7 @@ CREATE FUNCTION cdp.wait_for_source(name text, timeout interval DEFAULT '60 s') 
 REVOKE ALL ON FUNCTION cdp.wait_for_source(text, interval) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.wait_for_source(text, interval) TO cdp_admin;
 COMMENT ON FUNCTION cdp.wait_for_source(text, interval) IS
-'Waits until everything that was in the topics when it was called is committed: true once the position of every partition has passed the end that the worker fetched after the call, and nothing of the source is parked; false when timeout is over first, as with an absent topic or broker. Raises when there is no such source, when it was created or changed in the same transaction, and when the library was not preloaded.';
+'Waits until everything that was in the topics when it was called is committed: true once the position of every partition has passed the end that the worker fetched after the call, and nothing of the source is parked; false when timeout is over first, as with an absent topic or broker. Raises when there is no such source, when it was created or changed in the same transaction, when the library was not preloaded, and on a standby.';
 
 CREATE FUNCTION cdp.set_source_position(name text, topic text, "partition" integer, "position" bigint) RETURNS void
 	LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_set_source_position';

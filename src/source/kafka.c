@@ -66,6 +66,7 @@ PG_MODULE_MAGIC;
 #define MAX_EVENTS			16	/* kept until next_error */
 #define TEXT_BYTES			512
 #define TOPIC_BYTES			250 /* Kafka allows 249 */
+#define EPOCH_MS			INT64CONST(946684800000)	/* the server's, from 1970 */
 
 /*
  * Before 2.2 the library looks once a second whether a queue that was full has
@@ -652,6 +653,36 @@ kafka_offsets(CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
 	return !err;
 }
 
+/* the answer comes in the order of the question */
+static bool
+kafka_later(CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n, int64 *offsets,
+			const char **error)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
+	char		topic[TOPIC_BYTES];
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < n; i++)
+	{
+		copy_topic(topic, parts[i].topic);
+		rd_kafka_topic_partition_list_add(list, topic, parts[i].partition)->offset =
+			times[i] / 1000 + EPOCH_MS + 1;
+	}
+	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
+	err = rd_kafka_offsets_for_times(c->asker, list, CALL_MS);
+	for (int i = 0; i < n && !err; i++)
+	{
+		const rd_kafka_topic_partition_t *p = &list->elems[i];
+
+		offsets[i] = p->err || p->offset < 0 ? -1 : p->offset;
+	}
+	*error = NULL;
+	if (err)
+		set_error(c, error, "times of topic", list->elems[0].topic, err);
+	rd_kafka_topic_partition_list_destroy(list);
+	return !err;
+}
+
 /* ---------------------------------------------------------------- assigning */
 
 /* throws away what the library had ready for the assignment before */
@@ -834,15 +865,14 @@ copy_headers(Kept *k, CdpMessage *out)
 static TimestampTz
 record_time(const rd_kafka_message_t *m, bool *log_append)
 {
-	const int64 epoch_ms = INT64CONST(946684800000);
 	rd_kafka_timestamp_type_t type;
 	int64		ms = rd_kafka_message_timestamp(m, &type);
 
 	*log_append = type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
 	if (type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE || ms < 0 ||
-		ms >= END_TIMESTAMP / 1000 + epoch_ms)
+		ms >= END_TIMESTAMP / 1000 + EPOCH_MS)
 		return CDP_NO_TIME;
-	return (ms - epoch_ms) * 1000;
+	return (ms - EPOCH_MS) * 1000;
 }
 
 /* fills out; false when the message is from before the last assignment */
@@ -949,6 +979,7 @@ cdp_kafka_transport(void)
 		.partitions = kafka_partitions,
 		.assign = kafka_assign,
 		.offsets = kafka_offsets,
+		.later = kafka_later,
 		.poll = kafka_poll,
 		.release = kafka_release,
 		.position = kafka_position,

@@ -159,9 +159,9 @@ extern bool cdp_slot_stop_requested(const CdpSlot *slot);
 extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
 extern void cdp_slot_healthy(CdpSlot *slot);
-extern void cdp_slot_end(void) pg_attribute_noreturn();
+pg_noreturn extern void cdp_slot_end(void);
 extern const char *cdp_error_text(const ErrorData *error);
-extern void cdp_slot_fail(CdpSlot *slot, ErrorData *error) pg_attribute_noreturn();
+pg_noreturn extern void cdp_slot_fail(CdpSlot *slot, ErrorData *error);
 
 /* ddl.c */
 extern void cdp_ddl_hook_install(void);
@@ -179,8 +179,9 @@ typedef struct CdpPosition
 {
 	bool		found;
 	bool		diverged;
-	bool		has_last;		/* the record before position is known by its hash */
 	int64		position;
+	int64		last_offset;	/* of the last record that was read; -1: not known */
+	TimestampTz last_time;		/* may be CDP_NO_TIME */
 	int64		last_hash;
 } CdpPosition;
 
@@ -190,7 +191,7 @@ extern bool cdp_topic_has_positions(int32 source_id, const char *topic);
 extern bool cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 								  int64 from_offset, int64 to_offset);
 extern void cdp_position_set_state(int32 source_id, const char *topic, int32 partition,
-								   const char *state);
+								   int64 position, const char *state);
 extern int64 cdp_parked_bytes(int32 source_id);
 extern int64 cdp_record_hash(int32 workspace_id, const CdpMessage *msg);
 

@@ -9,10 +9,14 @@
  * Each second, or when it is woken, it reads cdp_data.source and writes into
  * the slots which source workers should run, with the generation of each
  * configuration; the launcher starts and stops them.  A source that is paused
- * has none; in a database whose data came from elsewhere (another system
- * identifier or database than cdp_data.instance says) no source has.  Then it
- * runs the jobs that are due.  An idle round is one read-only query: it writes
- * no WAL.  A source that finds no slot (cdp.max_workers) waits; cdp.status says so.
+ * has none.  Then it runs the jobs that are due.  An idle round is one read-only
+ * query: it writes no WAL.  A source that finds no slot (cdp.max_workers) waits;
+ * cdp.status says so.
+ *
+ * In a database whose data came from elsewhere (another system identifier or
+ * database than cdp_data.instance says) no source has a worker and no job runs:
+ * a restore may still be under way.  While it is, the row of cdp_data.instance
+ * may be missing, and cdp is not set up yet.
  */
 #include "cdp.h"
 
@@ -38,6 +42,7 @@
 #include "profile/statistics.h"
 #include "event/quarantine.h"
 #include "launcher.h"
+#include "privacy/erasure.h"
 
 #define ROUND_MS 1000
 
@@ -60,7 +65,8 @@ static Job	jobs[] = {
 	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
-	{"computing people again", 1000, cdp_dirty_maintain}
+	{"computing people again", 1000, cdp_dirty_maintain},
+	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 
 static CdpSlot *me;
@@ -107,18 +113,6 @@ read_sources(int *n)
 	return wanted;
 }
 
-/* Does this data belong to this server and database?  Raises when its key is not there. */
-static bool
-is_attached(void)
-{
-	bool		attached = cdp_owner_query("SELECT system_identifier, database_oid FROM cdp_data.instance",
-										   0, NULL, NULL, NULL) == 1 &&
-	DatumGetInt64(column(0, 1)) == (int64) GetSystemIdentifier() &&
-	DatumGetObjectId(column(0, 2)) == MyDatabaseId;
-
-	cdp_key_require();
-	return attached;
-}
 
 /* Lock held. */
 static CdpSlot *
@@ -251,33 +245,45 @@ is_wanted_here(void)
 	return cdp_workers_enabled && cdp_is_set_up() && OidIsValid(get_extension_oid("cdp", true));
 }
 
+/* Source workers as the table says; with a wrong key none can work. */
 static void
 look_at_sources(void)
 {
+	Wanted	   *wanted;
+	int			n;
+
+	cdp_key_require();
+	SPI_connect();
+	wanted = read_sources(&n);
+	publish(wanted, n);
+	SPI_finish();
+	cdp_slot_condition(me, CDP_COND_RUNNING);
+}
+
+/* True if the data is ours; false: it is at rest.  Ends where there is nothing to do. */
+static bool
+look(void)
+{
+	CdpAttachment attachment;
+
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (!is_wanted_here())
+	attachment = is_wanted_here() ? cdp_attachment() : CDP_ATTACHED_NOWHERE;
+	if (attachment == CDP_ATTACHED_NOWHERE)
 	{
 		cdp_slot_condition(me, CDP_COND_ABSENT);
 		cdp_slot_end();
 	}
-	SPI_connect();
-	if (is_attached())
-	{
-		int			n;
-		Wanted	   *wanted = read_sources(&n);
-
-		publish(wanted, n);
-		cdp_slot_condition(me, CDP_COND_RUNNING);
-	}
+	if (attachment == CDP_ATTACHED_HERE)
+		look_at_sources();
 	else
 	{
 		publish(NULL, 0);
 		cdp_slot_condition(me, CDP_COND_DETACHED);
 	}
-	SPI_finish();
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	return attachment == CDP_ATTACHED_HERE;
 }
 
 static void
@@ -310,8 +316,8 @@ rounds(void)
 		}
 		if (cdp_slot_stop_requested(me))
 			cdp_slot_end();
-		look_at_sources();
-		run_due_jobs();
+		if (look())
+			run_due_jobs();
 		cdp_slot_healthy(me);
 		pgstat_report_stat(true);
 		pgstat_report_activity(STATE_IDLE, NULL);

@@ -46,6 +46,13 @@ typedef struct CdpTransport
 							const char **error);
 
 	/*
+	 * per partition the offset of the first record that is later than a time;
+	 * -1: there is none, or the partition's broker does not know
+	 */
+	bool		(*later) (CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n,
+						  int64 *offsets, const char **error);
+
+	/*
 	 * Take what is in the queue, at most max messages or bytes; returns how
 	 * many, 0: none.  Bodies belong to the consumer until release().
 	 */

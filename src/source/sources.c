@@ -274,6 +274,11 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 	}
 	if (format->compile)
 		(void) format->compile(options);
+	else if (getKeyJsonValueFromContainer(&options->root, "mapping", strlen("mapping"), &v))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("format \"%s\" has no mapping", format->name),
+				 errhint("Format json has one.")));
 }
 
 /* ---------------------------------------------------------------- brokers and topics */
@@ -355,7 +360,8 @@ check_source(const Source *s)
 	if (f == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown format \"%s\"", format)));
+				 errmsg("unknown format \"%s\"", format),
+				 errhint("Formats are segment and json.")));
 	if (workers < 1 || workers > MAX_WORKERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -527,6 +533,17 @@ cdp_sql_alter_source(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* Nothing would consume it, and cdp.setup() would pause it again. */
+static void
+require_attached(void)
+{
+	if (cdp_attachment() != CDP_ATTACHED_HERE)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this data comes from another server or database"),
+				 errhint("Run SELECT cdp.setup() as a superuser first.")));
+}
+
 static void
 set_paused(const char *name, bool paused)
 {
@@ -542,6 +559,8 @@ set_paused(const char *name, bool paused)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("source \"%s\" has no brokers", name),
 				 errdetail("Nothing consumes an SQL source.")));
+	if (!paused)
+		require_attached();
 	values[0] = Int32GetDatum(s.id);
 	values[1] = BoolGetDatum(paused);
 	cdp_owner_query("UPDATE cdp_data.source SET paused = $2 WHERE source_id OPERATOR(pg_catalog.=) $1",
@@ -632,11 +651,12 @@ set_position(FunctionCallInfo fcinfo, bool adopt)
 	SPI_connect();
 	values[0] = Int32GetDatum(lock_source(name).id);
 	if (cdp_owner_query(adopt ?
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL,"
-						" last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.=) 'diverged'" :
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL, last_record_hash = NULL"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) 'diverged'",
 						lengthof(types), types, values, NULL) != 1)

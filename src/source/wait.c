@@ -216,6 +216,7 @@ cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 																PG_GETARG_DATUM(1)));
 	Awaited		a;
 
+	PreventCommandDuringRecovery("wait_for_source");
 	cdp_version_require();
 	a = read_source(name);
 	require_waitable(name, &a);

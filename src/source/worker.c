@@ -61,6 +61,7 @@
 #define RETRY_FIRST_MS 50		/* after a lost lock; doubled up to */
 #define RETRY_MAX_MS 1000
 #define RATE_MS 1000			/* a rate is counted over at least this */
+#define AHEAD_MS 600000			/* a record that is later than now by this says nothing about time */
 #define CONTEXT_PARTS 8			/* partitions that an error context names */
 #define MAPPED_BYTES (512 * 1024)	/* blocks of memory from this size are given back when they are freed */
 
@@ -201,17 +202,17 @@ take_errors(void)
 
 /* ---------------------------------------------------------------- a batch */
 
-/* The record before the position, read once more: is it the one that we read? */
+/* The known record, read once more: is it the same one?  False: msg is a later one. */
 static bool
 verify(Part *part, const CdpMessage *msg)
 {
 	part->verify = false;
-	if (msg->offset >= part->position)
+	if (msg->offset != part->known.offset)
 	{
-		part->new_state = "unverified"; /* it is gone: compacted, or a control record */
+		part->new_state = "unverified"; /* compacted */
 		return false;
 	}
-	if (cdp_record_hash(w.workspace_id, msg) == part->last_hash)
+	if (cdp_record_hash(w.workspace_id, msg) == part->known.hash)
 	{
 		part->new_state = "ok";
 		return true;
@@ -219,8 +220,19 @@ verify(Part *part, const CdpMessage *msg)
 	part->state = CDP_PART_DIVERGED;
 	part->new_state = "diverged";
 	w.assign = true;
-	cdp_part_report_diverged(&w, part, "The record before the position is another one.");
+	cdp_part_report_diverged(&w, part, "A record that was read is another one now.");
 	return true;
+}
+
+/* What is to be known of a message that is handed to the engine. */
+static void
+note_message(Part *part, CdpMessage *msg, TimestampTz ahead)
+{
+	part->last = msg;
+	part->counted++;
+	part->ntombstones += msg->body.s == NULL;
+	if (msg->record_time < ahead && (part->latest == CDP_NO_TIME || msg->record_time > part->latest))
+		part->latest = msg->record_time;
 }
 
 /* Keep what is ours and new; returns how many messages are left, in front. */
@@ -229,6 +241,7 @@ sort_out(int n)
 {
 	int			kept = 0;
 	Part	   *part = NULL;
+	TimestampTz ahead = TimestampTzPlusMilliseconds(batch_started, AHEAD_MS);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -244,8 +257,7 @@ sort_out(int n)
 		if (msg->offset < part->position)
 			continue;
 		messages[kept] = *msg;
-		part->last = &messages[kept++];
-		part->counted++;
+		note_message(part, &messages[kept++], ahead);
 	}
 	return kept;
 }
@@ -279,23 +291,27 @@ make_advances(CdpAdvance *advances)
 		Part	   *part = w.parts[i];
 		CdpPartition id = cdp_part_id(&w, part);
 		CdpAdvance *a = &advances[n];
+		int64		next;
 
 		part->next = part->position;
 		if (part->state != CDP_PART_OK)
 			continue;
-		part->next = Max(part->position, w.transport->position(w.consumer, &id));
-		if (part->verify && part->next >= part->position)
+		next = w.transport->position(w.consumer, &id);
+		if (part->verify && next >= part->position)
 		{
-			part->verify = false;	/* nothing is left of the record before the position */
+			part->verify = false;	/* the known record is gone */
 			part->new_state = "unverified";
 		}
-		if (part->next == part->position)
+		if (next <= part->position)
 			continue;
-		*a = (CdpAdvance) {id.topic, id.partition, part->position, part->next, CDP_NO_TIME, 0};
-		if (part->last && part->last->offset + 1 == part->next)
+		part->next = next;
+		*a = (CdpAdvance) {id.topic, id.partition, part->position, next, -1, CDP_NO_TIME, 0, part->ntombstones};
+		if (part->last)
 		{
+			part->next_read = (Record) {part->last->offset, cdp_record_hash(w.workspace_id, part->last)};
+			a->last_offset = part->next_read.offset;
 			a->last_time = part->last->record_time;
-			a->last_hash = cdp_record_hash(w.workspace_id, part->last);
+			a->last_hash = part->next_read.hash;
 		}
 		n++;
 	}
@@ -311,7 +327,7 @@ write_states(void)
 
 		if (part->new_state)
 			cdp_position_set_state(w.source_id, w.topics[part->topic].name, part->partition,
-								   part->new_state);
+								   part->next, part->new_state);
 	}
 }
 
@@ -321,6 +337,8 @@ forget_batch(void)
 	for (int i = 0; i < w.nparts; i++)
 	{
 		w.parts[i]->last = NULL;
+		w.parts[i]->next_read.offset = -1;
+		w.parts[i]->ntombstones = 0;
 		w.parts[i]->new_state = NULL;
 	}
 	w.transport->release(w.consumer);
@@ -343,6 +361,18 @@ batch_context(void *arg)
 				   (long long) part->position, (long long) part->last->offset);
 		named++;
 	}
+}
+
+/* The batch is committed. */
+static void
+take_committed(Part *part)
+{
+	part->position = part->next;
+	if (part->next_read.offset >= 0)
+		part->read = part->next_read;
+	part->trusted |= !part->verify;
+	if (part->mark_time == CDP_NO_TIME)
+		cdp_part_mark(part);
 }
 
 /* Apply n messages of the queue in one transaction; how many were new. */
@@ -368,12 +398,8 @@ apply(int n)
 	cdp_stage_stop(CDP_STAGE_COMMIT, t, kept);
 	error_context_stack = context.previous;
 	for (int i = 0; i < w.nparts; i++)
-	{
-		if (w.parts[i]->state != CDP_PART_OK)
-			continue;
-		w.parts[i]->position = w.parts[i]->next;
-		w.parts[i]->trusted |= !w.parts[i]->verify;
-	}
+		if (w.parts[i]->state == CDP_PART_OK)
+			take_committed(w.parts[i]);
 	return kept;
 }
 

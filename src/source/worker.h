@@ -10,6 +10,13 @@
 
 #include "launcher.h"
 
+/* a record that was read, and how to know it again */
+typedef struct Record
+{
+	int64		offset;			/* -1: none is known */
+	int64		hash;
+} Record;
+
 /* one partition that this worker consumes */
 typedef struct Part
 {
@@ -17,9 +24,18 @@ typedef struct Part
 	int32		partition;
 	CdpPartitionState state;
 	bool		trusted;		/* its topic is known to be the one that we read */
-	bool		verify;			/* assigned one record early, to compare it */
-	int64		position;		/* committed */
-	int64		last_hash;		/* of the record before position */
+	bool		verify;			/* assigned from the known record on, to compare it */
+	Record		known;			/* the last one, or that of the mark */
+	int64		position;		/* committed, like the next two */
+	Record		read;			/* the last one */
+	TimestampTz latest;			/* of the records read; CDP_NO_TIME: not known */
+
+	/* what was so when the topic was the one that we read: see partitions.c */
+	TimestampTz mark_time;		/* latest; CDP_NO_TIME: there is no mark */
+	int64		mark;			/* position */
+	Record		mark_read;		/* the last one */
+	int64		later;			/* offset below mark of a record that is later; -1: none */
+	bool		suspect;		/* compare the record of the mark */
 
 	int64		end;			/* as the broker said last; -1: never */
 	TimestampTz end_at;
@@ -28,6 +44,8 @@ typedef struct Part
 
 	/* of the batch at work */
 	CdpMessage *last;			/* its last message; NULL: none */
+	Record		next_read;		/* the same; offset -1: none */
+	int64		ntombstones;
 	int64		next;
 	const char *new_state;		/* to be written with the batch; NULL: as it is */
 
@@ -87,6 +105,7 @@ typedef struct Worker
 	Part	  **parts;			/* in the order of (topic, partition) */
 	bool		assign;			/* the assignment is not what parts say */
 	bool		parked_full;	/* cdp.parked_limit is reached */
+	bool		look_later;		/* the question what is later than what was read is due */
 	TimestampTz next_discover;
 	TimestampTz next_check;
 
@@ -111,6 +130,7 @@ extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
 extern TimestampTz cdp_parts_next_round(const Worker *w);
 extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
 extern bool cdp_parts_reached(const Worker *w); /* every end of the request is passed */
+extern void cdp_part_mark(Part *part);
 extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
 extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
 

@@ -35,6 +35,7 @@ message.max.bytes=4194304
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=250
 log.retention.check.interval.ms=500
+log.cleaner.backoff.ms=500
 '''
 
 
@@ -125,6 +126,23 @@ class Kafka:
         admin = self.admin()
         admin.delete_topics([name])[name].result(REQUEST_SECONDS)
 
+    def recreate_topic(self, name, partitions=4, **config):
+        """Delete a topic and make it again, as fast as the broker does it."""
+        admin = self.admin()
+        admin.delete_topics([name])[name].result(REQUEST_SECONDS)
+        # until then it would take records for the old one
+        tap.wait_for(lambda: name not in admin.list_topics(timeout=REQUEST_SECONDS).topics, f'{name} is gone')
+
+        def create():
+            try:
+                self.create_topic(name, partitions, **config)
+                return True
+            except confluent_kafka.KafkaException as e:
+                if e.args[0].code() != confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+                return False
+        tap.wait_for(create, f'{name} can be made again')
+
     def _wait_for_partitions(self, name, count):
         def leaders():
             topic = self.admin().list_topics(name, timeout=REQUEST_SECONDS).topics[name]
@@ -134,6 +152,17 @@ class Kafka:
     def producer(self, **config):
         """A producer that fails loudly; dots of the options as double underscores."""
         return Producer(self.address, {k.replace('__', '.'): v for k, v in config.items()})
+
+    def consumer(self, **config):
+        """confluent_kafka's consumer, which tells the end of a partition as an error."""
+        return confluent_kafka.Consumer({'bootstrap.servers': self.address, 'group.id': 'test', 'enable.auto.commit': False,
+                                         'enable.partition.eof': True, 'auto.offset.reset': 'earliest', 'logger': _quiet(),
+                                         **{k.replace('__', '.'): v for k, v in config.items()}})
+
+
+def partition(topic, number, offset=confluent_kafka.OFFSET_INVALID):
+    """What confluent_kafka wants for a partition."""
+    return confluent_kafka.TopicPartition(topic, number, offset)
 
 
 class Producer:

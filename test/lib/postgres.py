@@ -69,10 +69,18 @@ def installation():
     return Installation(given) if given else install(machine.fresh_directory('build'))
 
 
-class Server:
-    """One PostgreSQL server on a free loopback port, with cdp preloaded and nothing in it."""
+def server_directory(parent, name):
+    """A directory for one server of several."""
+    directory = os.path.join(parent, name)
+    os.mkdir(directory)
+    machine.give_to_server(directory)
+    return directory
 
-    def __init__(self, inst, directory, **settings):
+
+class Server:
+    """One PostgreSQL server on a free loopback port, with cdp preloaded and nothing in it, or a copy of another."""
+
+    def __init__(self, inst, directory, backup_of=None, **settings):
         self.inst = inst
         self.data = os.path.join(directory, 'data')
         self.socket = directory
@@ -80,8 +88,11 @@ class Server:
         self.log = os.path.join(directory, 'postgres.log')
         self.process = None
         self.wrapper = []
-        machine.run([inst.program('initdb'), '-D', self.data, '-U', 'postgres', '--no-sync', '-E', 'UTF8',
-                     '--locale=C.UTF-8', '-A', 'trust'], cwd='/', **machine.as_server_user())
+        if backup_of:
+            make = [inst.program('pg_basebackup'), '-D', self.data, '-c', 'fast', '--no-sync', '-d', backup_of.conninfo('postgres')]
+        else:
+            make = [inst.program('initdb'), '-D', self.data, '-U', 'postgres', '--no-sync', '-E', 'UTF8', '--locale=C.UTF-8', '-A', 'trust']
+        machine.run(make, cwd='/', **machine.as_server_user())
         self.configure(**{'port': self.port, 'listen_addresses': '127.0.0.1', 'unix_socket_directories': directory,
                           'shared_preload_libraries': 'cdp', 'shared_buffers': '256MB', 'max_wal_size': '4GB',
                           'log_line_prefix': '%m [%p] %b ', 'max_worker_processes': 32, **settings})
@@ -93,6 +104,12 @@ class Server:
             for name, value in settings.items():
                 quoted = str(value).replace("'", "''")
                 f.write(f"{name.replace('__', '.')} = '{quoted}'\n")
+
+    def signal_file(self, name):
+        """Make an empty file in the data directory: standby.signal or recovery.signal."""
+        path = os.path.join(self.data, name)
+        with open(path, 'w', encoding='ascii'):
+            machine.give_to_server(path)
 
     def start(self):
         """Start the server and wait until it answers."""
