@@ -25,7 +25,7 @@
 
 #include "worker.h"
 
-#define SECRET_OPTIONS 2		/* those that come from the secrets file at the most */
+#define MORE_OPTIONS 3			/* those that we add at the most */
 
 /* ---------------------------------------------------------------- the source's options */
 
@@ -36,6 +36,14 @@ option_value(const Worker *w, const char *name)
 		if (strcmp(w->option_names[i], name) == 0)
 			return w->option_values[i];
 	return NULL;
+}
+
+static bool
+uses_tls(const Worker *w)
+{
+	const char *protocol = option_value(w, "security.protocol");
+
+	return protocol && strstr(protocol, "ssl");
 }
 
 static bool
@@ -99,12 +107,17 @@ close_consumer(int code, Datum arg)
 static CdpConsumer *
 open_with(const Worker *w, const CdpSecrets *s, const char **error)
 {
-	const char **names = palloc((w->noptions + SECRET_OPTIONS) * sizeof(char *));
-	const char **values = palloc((w->noptions + SECRET_OPTIONS) * sizeof(char *));
+	const char **names = palloc((w->noptions + MORE_OPTIONS) * sizeof(char *));
+	const char **values = palloc((w->noptions + MORE_OPTIONS) * sizeof(char *));
 	int			n = w->noptions;
 
 	memcpy(names, w->option_names, n * sizeof(char *));
 	memcpy(values, w->option_values, n * sizeof(char *));
+	if (uses_tls(w))
+	{
+		names[n] = "ssl.endpoint.identification.algorithm"; /* "none" by default before librdkafka 2.0 */
+		values[n++] = "https";
+	}
 	if (s->sasl_password)
 	{
 		names[n] = "sasl.password";
