@@ -206,6 +206,7 @@ typedef struct CdpBatch
 	struct CdpLinkTable *links; /* identity: distinct links of the batch */
 	struct CdpFragmentTable *fragments; /* profile: fragments that are folded into */
 
+	TimestampTz watermark;		/* W of the workspace, read after engine_lock was locked */
 	TimestampTz instant;		/* B; set after the last lock */
 	bool		applied;		/* part of it was: the transaction holds locks from now on */
 } CdpBatch;

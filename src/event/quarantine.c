@@ -307,6 +307,8 @@ cdp_unpark(CdpSource *source, int max)
 	CdpMessage *messages;
 	int			n;
 
+	if (!cdp_workspace_try_hold(source->workspace->id))
+		return 0;
 	cdp_become_owner(&user);
 	n = cdp_spi_run(&unpark_plan, args, NULL);
 	messages = MemoryContextAllocZero(cxt, Max(n, 1) * sizeof(CdpMessage));
