@@ -262,6 +262,10 @@ DECLARE
 	next_bound timestamptz;
 	made integer := 0;
 BEGIN
+	IF NOT pg_catalog.isfinite(instant) THEN
+		RAISE EXCEPTION 'partitions cannot be made up to %', instant
+			USING ERRCODE = 'datetime_field_overflow', HINT = 'Name an instant, cdp.now() for example.';
+	END IF;
 	FOREACH parent IN ARRAY ARRAY['event', 'message_seen'] LOOP
 		bound := cdp.last_partition_begins(parent);
 		IF bound IS NULL THEN
@@ -282,7 +286,40 @@ END
 $$;
 REVOKE ALL ON FUNCTION cdp.make_partitions(timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.make_partitions(timestamptz) IS
-'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made.';
+'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made. Raises when the instant is infinite.';
+
+CREATE FUNCTION cdp.drop_first_partitions(parent text, leaves text[], upper_bound timestamptz, frozen boolean) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
+	first_leaf constant text := cdp.partition_name(parent, NULL, upper_bound);
+	leaf text;
+	empty boolean;
+BEGIN
+	EXECUTE pg_catalog.format('LOCK TABLE ONLY cdp_data.%I IN ACCESS EXCLUSIVE MODE', parent);
+	IF pg_catalog.cardinality(leaves) > 0 THEN
+		EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DETACH PARTITION cdp_data.%I', parent, first_leaf);
+		EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DROP CONSTRAINT %I', first_leaf, first_leaf || '_range_check');
+	END IF;
+	FOREACH leaf IN ARRAY leaves LOOP
+		IF NOT frozen THEN
+			EXECUTE pg_catalog.format('INSERT INTO cdp_data.%I SELECT * FROM cdp_data.%I', first_leaf, leaf);
+		END IF;
+		EXECUTE pg_catalog.format('DROP TABLE cdp_data.%I', leaf);
+	END LOOP;
+	EXECUTE pg_catalog.format('SELECT NOT EXISTS (SELECT FROM cdp_data.%I)', first_leaf) INTO empty;
+	IF empty THEN
+		EXECUTE pg_catalog.format('TRUNCATE cdp_data.%I', first_leaf);
+	END IF;
+	IF pg_catalog.cardinality(leaves) > 0 THEN
+		PERFORM cdp.attach_partition(parent, first_leaf, col, NULL, upper_bound);
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION cdp.drop_first_partitions(text, text[], timestamptz, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.drop_first_partitions(text, text[], timestamptz, boolean) IS
+'Drops the partitions that follow the first one (leaves, up to upper_bound) and lets the first reach to there, so that history of any age has a place. Rows that they still hold are moved into it, unless they are frozen, which means that they were seen empty and nobody writes into them; a first one that is empty is truncated. Locks the parent (ACCESS EXCLUSIVE).';
 
 -- ---------------------------------------------------------------- views
 
