@@ -61,5 +61,17 @@ SELECT count(*) FROM cdp.quarantine JOIN broken USING (id);
 SELECT count(*) FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), $$replace(body_text, 'telepathy', 'track')$$);
 SELECT count(*) FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), $$replace(body_text, 'telepathy', 'track')$$);
 SELECT message_id FROM cdp.event WHERE user_id = 'bad-3' ORDER BY 1;
+-- an element of an envelope is replayed with what the envelope said for all, also when a repair makes it many
+SELECT ordinal, outcome, reason FROM cdp.ingest('{"batch": [{"type": "track", "event": "x", "messageId": "bad-e1", "timestamp": "2026-03-01T00:00:00Z"},
+	{"type": "telepathy", "event": "x", "messageId": "bad-e2", "userId": "bad-4", "context": {"page": {"path": "/"}}}, {"type": "track", "event": "x", "messageId": "bad-e3", "userId": "bad-4"}],
+	"sentAt": "2026-03-01T10:00:00Z", "receivedAt": "2026-03-01T10:00:01Z", "context": {"ip": "192.0.2.1", "os": {"name": "iOS"}, "device": {"id": "bad-device"}}}', 'bad');
+SELECT outcome, reason FROM cdp.ingest('{"batch": [7], "context": {"traits": {"email": "bad-4@example.com"}}}', 'bad');
+SELECT outcome, reason, message_id FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE body_text LIKE '%bad-e%' ORDER BY id), $$replace(body_text, 'telepathy', 'track')$$);
+SELECT outcome, reason, message_id FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE body_text = '7'),
+	$$'[{"type": "page", "messageId": "bad-e4"}, 8, {"type": "page", "messageId": "bad-e5"}]'$$);
+SELECT outcome, message_id FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE body_text = '8'), $$'{"type": "page", "messageId": "bad-e6"}'$$);
+SELECT message_id, sent_at AT TIME ZONE 'UTC' AS sent_at, received_at AT TIME ZONE 'UTC' AS received_at, context FROM cdp.event WHERE message_id LIKE 'bad-e%' AND sent_at IS NOT NULL ORDER BY 1;
+SELECT message_id, context, profile_id = cdp.find_profile('email', 'bad-4@example.com') AS found FROM cdp.event WHERE message_id LIKE 'bad-e%' AND sent_at IS NULL ORDER BY 1;
+SELECT count(*) FROM cdp.quarantine WHERE body_text LIKE '%bad-e%' OR body_text IN ('7', '8');
 SELECT * FROM cdp.replay_quarantine('{1}', 'this is no SQL');
 SELECT count(*) FROM cdp.verify();

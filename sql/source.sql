@@ -19,6 +19,17 @@ SELECT cdp.create_source('shop', options => '{"trust_received_at": "yes"}');
 SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"group.id": "mine"}}');
 SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"isolation.level": "read_uncommitted"}}');
 SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"sasl.password": "hidden"}}');
+-- so are files outside the directory of certificates; its name depends on the server
+\set VERBOSITY terse
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"security.protocol": "ssl", "ssl.ca.location": "/etc/shadow"}}');
+\set VERBOSITY default
+-- SASL takes a mechanism and a user, and what has no effect is a mistake
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"security.protocol": "sasl_ssl", "sasl.username": "u"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"security.protocol": "sasl_ssl", "sasl.mechanism": "PLAIN"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"sasl.username": "u"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"security.protocol": "sasl_plaintext", "ssl.endpoint.identification.algorithm": "https"}}');
+SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"secret": ""}');
+SELECT cdp.create_source('shop', options => '{"secret": "web"}');
 -- one that is right
 SELECT cdp.create_source('shop', brokers => 'broker.example:9092', topics => '{orders,visits}', workers => 2,
 	options => '{"skew": "quantum", "client": {"fetch.wait.max.ms": "10"}}');

@@ -53,9 +53,11 @@ static const char *const table_names[CDP_T_COUNT] = {
 	[CDP_T_RETENTION_WATERMARK] = "retention_watermark",
 	[CDP_T_VERSION] = "version",
 	[CDP_T_TRAIT_CLASS] = "trait_class",
+	[CDP_T_SUPPRESSION] = "suppression",
 };
 
 #define MAX_CALLBACKS 4
+#define SAFE_PATH "pg_catalog, pg_temp" /* of workers and of cdp.setup() */
 
 static Oid	table_oids[CDP_T_COUNT];	/* InvalidOid: look it up */
 static CdpTableCallback callbacks[MAX_CALLBACKS];
@@ -240,11 +242,19 @@ cdp_become_owner(CdpUserContext *save)
 	GetUserIdAndSecContext(&save->userid, &save->sec_context);
 	SetUserIdAndSecContext(cdp_owner_role(),
 						   save->sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+
+	/*
+	 * operators are looked up by name: one of the caller's would run as
+	 * cdp_owner
+	 */
+	save->path = strcmp(namespace_search_path, SAFE_PATH) == 0 ? 0 : cdp_push_safe_path();
 }
 
 void
 cdp_become_caller(const CdpUserContext *save)
 {
+	if (save->path > 0)
+		cdp_pop_safe_path(save->path);
 	SetUserIdAndSecContext(save->userid, save->sec_context);
 }
 

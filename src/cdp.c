@@ -41,6 +41,8 @@ int			cdp_recompute_limit = 10000;
 int			cdp_store_path = CDP_STORE_DIRECT;
 bool		cdp_workers_enabled = true;
 char	   *cdp_key_file = NULL;
+char	   *cdp_secrets_file = NULL;
+char	   *cdp_certificate_directory = NULL;
 char	   *cdp_clock_override = NULL;
 
 bool		cdp_preloaded = false;
@@ -158,6 +160,26 @@ define_limits(void)
 }
 
 static void
+define_paths(void)
+{
+	DefineCustomStringVariable("cdp.key_file",
+							   "File that holds the key of the identifiers' hashes.",
+							   "Empty: beside the data directory, with .cdp_key added to its name.",
+							   &cdp_key_file, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("cdp.secrets_file",
+							   "File that holds the passwords of Kafka sources.",
+							   "Empty: beside the data directory, with .cdp_secrets added to its name.",
+							   &cdp_secrets_file, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+	DefineCustomStringVariable("cdp.certificate_directory",
+							   "Directory of the certificates and client keys that Kafka sources may name.",
+							   "Empty: beside the data directory, with .cdp_certificates added to its name.",
+							   &cdp_certificate_directory, "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+}
+
+static void
 define_switches(void)
 {
 	DefineCustomEnumVariable("cdp.store",
@@ -169,11 +191,6 @@ define_switches(void)
 							 "ALTER DATABASE ... SET cdp.workers = off keeps a database out.",
 							 &cdp_workers_enabled, true,
 							 PGC_SUSET, 0, NULL, NULL, NULL);
-	DefineCustomStringVariable("cdp.key_file",
-							   "File that holds the key of the identifiers' hashes.",
-							   "Empty: beside the data directory, with .cdp_key added to its name.",
-							   &cdp_key_file, "",
-							   PGC_SIGHUP, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
 	DefineCustomStringVariable("cdp.clock",
 							   "Time stamp that replaces the clock, for tests; empty: the real clock.",
 							   NULL, &cdp_clock_override, "",
@@ -187,6 +204,7 @@ _PG_init(void)
 
 	define_limits();
 	define_switches();
+	define_paths();
 	if (cdp_preloaded)
 	{
 		cdp_stats_init();

@@ -62,6 +62,8 @@ extern int	cdp_recompute_limit;	/* events that a batch reads again for one split
 extern int	cdp_store_path;		/* CDP_STORE_DIRECT, CDP_STORE_SQL */
 extern bool cdp_workers_enabled;
 extern char *cdp_key_file;
+extern char *cdp_secrets_file;
+extern char *cdp_certificate_directory;
 extern char *cdp_clock_override;
 
 enum
@@ -108,6 +110,7 @@ typedef enum CdpTable
 	CDP_T_RETENTION_WATERMARK,
 	CDP_T_VERSION,
 	CDP_T_TRAIT_CLASS,
+	CDP_T_SUPPRESSION,
 	CDP_T_COUNT
 } CdpTable;
 
@@ -128,11 +131,12 @@ typedef enum CdpAttachment
 
 extern CdpAttachment cdp_attachment(void);
 
-/* run what follows as cdp_owner with row security not forced; pair them */
+/* run what follows as cdp_owner with row security not forced and a search path of ours; pair them */
 typedef struct CdpUserContext
 {
 	Oid			userid;
 	int			sec_context;
+	int			path;			/* of cdp_push_safe_path(); 0: the path was safe */
 } CdpUserContext;
 
 extern void cdp_become_owner(CdpUserContext *save);

@@ -92,4 +92,32 @@
 #define CDP_CHECK_PERMS_LIST rtable
 #endif
 
+/*
+ * Names mean those of pg_catalog from push to pop, which takes what push
+ * returned; an abort pops, too.  Up to 16 without the cost of a setting.
+ */
+#if PG_VERSION_NUM >= 170000
+#include "utils/guc.h"
+static inline int
+cdp_push_safe_path(void)
+{
+	int			nest = NewGUCNestLevel();
+
+	RestrictSearchPath();
+	return nest;
+}
+#define cdp_pop_safe_path(nest) AtEOXact_GUC(true, nest)
+#else
+#include "catalog/namespace.h"
+static inline int
+cdp_push_safe_path(void)
+{
+	OverrideSearchPath path = {.addCatalog = true};
+
+	PushOverrideSearchPath(&path);
+	return 1;
+}
+#define cdp_pop_safe_path(nest) PopOverrideSearchPath()
+#endif
+
 #endif							/* CDP_COMPAT_H */

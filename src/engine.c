@@ -85,6 +85,8 @@ begin_work(CdpWork *w, CdpBatch *batch, CdpEvent **events, int n)
 static void
 end_work(CdpWork *w)
 {
+	if (w->suppression)
+		cdp_rel_close(w->suppression);
 	cdp_rel_close(w->trait);
 	cdp_rel_close(w->profile);
 	cdp_rel_close(w->link);
@@ -94,8 +96,8 @@ end_work(CdpWork *w)
 }
 
 /* B: the clock, read once, after the last lock; later than all that was evaluated before */
-static void
-read_instant(CdpWork *w)
+void
+cdp_read_instant(CdpWork *w)
 {
 	TimestampTz b = Max(cdp_clock_above_floor(), w->batch->instant);
 
@@ -134,7 +136,7 @@ attempt(CdpWork *w, CdpHints *hints)
 	cdp_stage_stop(CDP_STAGE_RESOLVE, t, n);
 	if (result != CDP_TRY_DONE)
 		return result;
-	read_instant(w);
+	cdp_read_instant(w);
 	t = cdp_stage_start();
 	store(w);
 	cdp_stage_stop(CDP_STAGE_STORE, t, w->nevents);
@@ -407,17 +409,17 @@ collect_results(CdpBatch *batch, CdpResult **results, int *nresults)
 
 /* ---------------------------------------------------------------- the way in */
 
-static void
-require_read_committed(void)
+void
+cdp_require_read_committed(const char *what)
 {
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cdp cannot ingest in a transaction of isolation level repeatable read or serializable"),
+				 errmsg("cdp cannot %s in a transaction of isolation level repeatable read or serializable", what),
 				 errdetail("A batch must see what others committed while it waited for them."),
 				 errhint("Use READ COMMITTED, the default.")));
-	PreventCommandIfReadOnly("ingest");
-	PreventCommandIfParallelMode("ingest");
+	PreventCommandIfReadOnly(what);
+	PreventCommandIfParallelMode(what);
 }
 
 static CdpBatch *
@@ -499,7 +501,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	CdpUserContext user;
 	CdpBatch   *batch;
 
-	require_read_committed();
+	cdp_require_read_committed("ingest");
 	cdp_version_require();
 	cdp_key_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
@@ -527,7 +529,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 /* ---------------------------------------------------------------- what is no append */
 
 void
-cdp_apply_recompute(int32 workspace_id, int64 fragment_id)
+cdp_apply_other(int32 workspace_id, void (*change) (CdpWork *w, void *arg), void *arg)
 {
 	CdpBatch	batch = {.cxt = CurrentMemoryContext};
 	CdpWork		w = {0};
@@ -537,18 +539,30 @@ cdp_apply_recompute(int32 workspace_id, int64 fragment_id)
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
 	cdp_become_owner(&user);
 	open_work(&w, &batch, cdp_workspace_by_id(workspace_id));
+	cdp_batch_begin(&batch);
 	cdp_index_fragments(&w);
-	cdp_work_add_fragment(&w, fragment_id)->recompute = true;
 	w.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	if (cdp_lock_fragments(&w))
-	{
-		read_instant(&w);
-		cdp_recompute(&w);
-		cdp_store_profiles(&w);
-	}
+	change(&w, arg);
 	end_work(&w);
 	cdp_engine_instant = 0;
 	cdp_become_caller(&user);
 	MemoryContextSwitchTo(batch.cxt);
 	MemoryContextDelete(w.cxt);
+}
+
+static void
+recompute(CdpWork *w, void *arg)
+{
+	cdp_work_add_fragment(w, *(int64 *) arg)->recompute = true;
+	if (!cdp_lock_fragments(w))
+		return;
+	cdp_read_instant(w);
+	cdp_recompute(w);
+	cdp_store_profiles(w);
+}
+
+void
+cdp_apply_recompute(int32 workspace_id, int64 fragment_id)
+{
+	cdp_apply_other(workspace_id, recompute, &fragment_id);
 }

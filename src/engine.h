@@ -35,6 +35,8 @@ typedef struct CdpMessage
 	int		   *items;			/* elements of an array that are wanted; NULL: all there is */
 	int			nitems;
 	int64		quarantine_id;	/* row that it is replayed from, 0: none; what is refused again stays there */
+	bool		repaired;		/* replayed with other bytes than it came with */
+	CdpStr		shared;			/* of an element that is replayed: what its envelope said for all of them */
 } CdpMessage;
 
 /* ---------------------------------------------------------------- reasons (event/reason.c) */
@@ -115,6 +117,7 @@ typedef enum CdpOutcome
 	CDP_OUT_DUPLICATE,			/* seen before, same body */
 	CDP_OUT_QUARANTINED,
 	CDP_OUT_EXPIRED,			/* occurred before the retention watermark */
+	CDP_OUT_SUPPRESSED,			/* of somebody who was forgotten since */
 	CDP_OUT_TOMBSTONE,			/* null value */
 	CDP_OUT_PARKED
 } CdpOutcome;
@@ -124,6 +127,7 @@ typedef struct CdpEvent
 	CdpMessage *msg;
 	int32		item;			/* element of an array message, from 0; -1: the message itself */
 	CdpStr		raw;			/* the bytes of this event alone */
+	CdpStr		shared;			/* what its envelope says for it, to be kept with raw; s == NULL: nothing */
 
 	/* decode */
 	CdpCall		call;
@@ -154,7 +158,8 @@ typedef struct CdpEvent
 	bool		future_clamped;
 	bool		two_owners;		/* R65.3: two values of a namespace of limit 1: no link at all */
 	CdpIdent  **idents;			/* valid, unblocked, person level, distinct, strongest first (calls: id first) */
-	int			nidents;
+	int			npresenting;
+	int			nidents;		/* that say who it is: all of them, or none (two owners) */
 	CdpLink    *link;			/* NULL when nidents < 2 */
 	int64		anchor;			/* link id, or the hash of the only identifier; 0: nobody */
 
@@ -174,6 +179,7 @@ typedef struct CdpReject
 	CdpMessage *msg;
 	int32		item;
 	CdpStr		raw;
+	CdpStr		shared;			/* as in CdpEvent */
 	CdpReason	reason;
 	const char *detail;			/* no personal data; may be NULL */
 	CdpStr		message_id;		/* if it could be read */
@@ -236,6 +242,13 @@ extern CdpReject *cdp_batch_reject(CdpBatch *batch, CdpMessage *msg, int item, C
 
 extern void cdp_decode(CdpBatch *batch);
 extern void cdp_admit(CdpBatch *batch);
+extern void cdp_batch_begin(CdpBatch *batch);	/* part of it: for who admits nothing */
+
+/* key of message_seen (16 bytes); source NULL: ids unique in the workspace */
+extern void cdp_seen_key(int32 workspace_id, const CdpSource *source, CdpStr message_id, uint8 *key);
+
+/* nidents, link and anchor of an event from what it presents; in batch->cxt */
+extern void cdp_event_set_anchor(CdpBatch *batch, CdpEvent *ev);
 
 /* ---------------------------------------------------------------- entrance (engine.c) */
 
@@ -246,8 +259,10 @@ typedef struct CdpAdvance
 	int32		partition;
 	int64		expected,		/* position in the table, else the batch is refused */
 				next;			/* position afterwards */
-	TimestampTz last_time;		/* record time and fingerprint of the last record consumed */
+	int64		last_offset;	/* of the last record consumed; -1: none, what was known stays */
+	TimestampTz last_time;		/* its time, which may be none, and fingerprint */
 	int64		last_hash;
+	int64		ntombstones;	/* null values among the records */
 } CdpAdvance;
 
 /* what became of one message; an array of messages has many */
@@ -269,6 +284,17 @@ typedef struct CdpResult
 extern void cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages,
 					  CdpAdvance *advances, int nadvances,
 					  CdpResult **results, int *nresults);
+
+/* raises unless what can be done now */
+extern void cdp_require_read_committed(const char *what);
+
+/*
+ * A side door, in the caller's transaction, for who enters at the locks (Z.4)
+ * with people that it knows: change() adds their fragments and locks them.  On
+ * an error the caller clears cdp_engine_instant.
+ */
+struct CdpWork;
+extern void cdp_apply_other(int32 workspace_id, void (*change) (struct CdpWork *w, void *arg), void *arg);
 
 /*
  * Compute counters and traits of one fragment again from its events, in the

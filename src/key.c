@@ -61,14 +61,19 @@ refuse_missing(const char *path)
 			 errhint("Copy the file from where this database comes from, or from its backup, or set cdp.key_file.")));
 }
 
-static void
-check_safe(int fd, const char *path)
+bool
+cdp_file_is_private(int fd)
 {
 	struct stat st;
 
-	if (fstat(fd, &st) != 0)
-		refuse_missing(path);
-	if (!S_ISREG(st.st_mode) || st.st_uid != geteuid() || (st.st_mode & (S_IRWXG | S_IRWXO)) != 0)
+	return fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
+		(st.st_mode & (S_IRWXG | S_IRWXO)) == 0;
+}
+
+static void
+check_safe(int fd, const char *path)
+{
+	if (!cdp_file_is_private(fd))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("key file \"%s\" is not private", path),

@@ -1,5 +1,6 @@
 /*
- * key.h: what only cdp.setup() may do with the key.
+ * key.h: what only cdp.setup() may do with the key, and what its file has in
+ * common with that of the secrets.
  */
 #ifndef CDP_KEY_H
 #define CDP_KEY_H
@@ -17,6 +18,9 @@ typedef struct CdpKeyMark
 } CdpKeyMark;
 
 extern const char *cdp_key_path(void);
+
+/* an open file is a regular one of the server's user, which nobody else may read or write */
+extern bool cdp_file_is_private(int fd);
 
 /* make the file if there is none; false: there was one */
 extern bool cdp_key_create(void);

@@ -87,6 +87,10 @@ typedef struct CdpWork
 			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
+	bool		refold;			/* a link or identifier was taken away: union-find does not do */
+	CdpRel	   *suppression;	/* opened when it is asked first */
+	bool		no_tokens,		/* it is empty */
+				has_tokens;		/* an identifier of the attempt has one */
 	struct CdpLeaves *seen;		/* partitions of message_seen, between check and store */
 } CdpWork;
 
@@ -120,6 +124,9 @@ extern void cdp_seen_store(CdpWork *w);
 
 /* identity/resolve.c */
 extern CdpTry cdp_resolve(CdpWork *w, CdpHints *hints);
+
+/* B: the clock, read once, after the last lock (engine.c) */
+extern void cdp_read_instant(CdpWork *w);
 
 /* for who resolves nothing: before the first fragment is added, and to lock them all; false: one is gone */
 extern void cdp_index_fragments(CdpWork *w);

@@ -103,6 +103,7 @@ intern_ident(CdpBatch *batch, CdpNamespace *ns, CdpStr value, bool *collides)
 		id->ns = ns;
 		id->rank = ns - policy->namespaces;
 		id->value = value;
+		id->suppressed_before = DT_NOBEGIN;
 		entry->ident = id;
 	}
 	*collides = entry->ident->check != check;
@@ -175,11 +176,11 @@ collect_idents(CdpBatch *batch, CdpEvent *ev)
 			ev->reason = CDP_REASON_HASH_COLLISION;
 			return;
 		}
-		if (!already_there(ev->idents, ev->nidents, id))
-			ev->idents[ev->nidents++] = id;
+		if (!already_there(ev->idents, ev->npresenting, id))
+			ev->idents[ev->npresenting++] = id;
 	}
-	if (!call && ev->nidents > 1)
-		qsort(ev->idents, ev->nidents, sizeof(CdpIdent *), ident_order);
+	if (!call && ev->npresenting > 1)
+		qsort(ev->idents, ev->npresenting, sizeof(CdpIdent *), ident_order);
 }
 
 /* R65.3: two values of a namespace of limit 1 without a window; an alias is the exception */
@@ -188,7 +189,7 @@ has_two_owners(const CdpEvent *ev)
 {
 	if (ev->link_kind != CDP_LINK_OBSERVED)
 		return false;
-	for (int i = 1; i < ev->nidents; i++)
+	for (int i = 1; i < ev->npresenting; i++)
 		if (ev->idents[i]->rank == ev->idents[i - 1]->rank &&
 			ev->idents[i]->ns->value_limit == 1 && ev->idents[i]->ns->limit_window == 0)
 			return true;
@@ -222,14 +223,13 @@ intern_link(CdpBatch *batch, CdpEvent *ev)
 	return entry->link;
 }
 
-static void
-set_anchor(CdpBatch *batch, CdpEvent *ev)
+/* an event that had two owners stays nobody's, also when one of them was stripped */
+void
+cdp_event_set_anchor(CdpBatch *batch, CdpEvent *ev)
 {
-	if (has_two_owners(ev))
-	{
-		ev->two_owners = true;
-		ev->nidents = 0;
-	}
+	ev->two_owners = ev->two_owners || has_two_owners(ev);
+	ev->nidents = ev->two_owners ? 0 : ev->npresenting;
+	ev->link = NULL;
 	if (ev->nidents == 0)
 		ev->anchor = 0;
 	else if (ev->nidents == 1)
@@ -274,26 +274,34 @@ derive_message_id(CdpBatch *batch, CdpEvent *ev)
 	ev->message_id = cdp_str(psprintf("derived-" UINT64_FORMAT "-" UINT64_FORMAT, out[0], out[1]));
 }
 
-static void
-set_seen_key(CdpBatch *batch, CdpEvent *ev)
+void
+cdp_seen_key(int32 workspace_id, const CdpSource *source, CdpStr message_id, uint8 *key)
 {
-	CdpSource  *source = batch->source;
 	CdpHasher	h;
 	uint64		out[2];
 
-	cdp_hasher_init(&h, 'm', source->workspace->id);
-	if (source->id_space.s)
+	cdp_hasher_init(&h, 'm', workspace_id);
+	if (source && source->id_space.s)
 		cdp_hasher_bytes(&h, source->id_space.s, source->id_space.len);
-	else if (source->id_space_is_source)
+	else if (source && source->id_space_is_source)
 		cdp_hasher_bytes(&h, source->name.s, source->name.len);
 	else
 		cdp_hasher_bytes(&h, "", 0);
-	cdp_hasher_bytes(&h, ev->message_id.s, ev->message_id.len);
+	cdp_hasher_bytes(&h, message_id.s, message_id.len);
 	cdp_hasher_done(&h, out);
-	memcpy(ev->seen_key, out, sizeof(ev->seen_key));
+	memcpy(key, out, sizeof(out));
+}
+
+static void
+set_seen_key(CdpBatch *batch, CdpEvent *ev)
+{
+	CdpHasher	h;
+	uint64		out[2];
+
+	cdp_seen_key(batch->source->workspace->id, batch->source, ev->message_id, ev->seen_key);
 
 	/* the stored fingerprint must not be a hash that anybody can compute */
-	cdp_hasher_init(&h, 'f', source->workspace->id);
+	cdp_hasher_init(&h, 'f', batch->source->workspace->id);
 	cdp_hasher_int64(&h, (int64) ev->fingerprint);
 	cdp_hasher_done(&h, out);
 	ev->fingerprint = out[0];
@@ -315,8 +323,18 @@ admit_event(CdpBatch *batch, CdpEvent *ev)
 	collect_idents(batch, ev);
 	if (ev->outcome != CDP_OUT_PENDING)
 		return;
-	set_anchor(batch, ev);
+	cdp_event_set_anchor(batch, ev);
 	set_seen_key(batch, ev);
+}
+
+/* no identifier and no link is known yet; in batch->cxt */
+void
+cdp_batch_begin(CdpBatch *batch)
+{
+	batch->idents = palloc(sizeof(struct CdpIdentTable));
+	batch->idents->hash = ident_hash_create(batch->cxt, Max(batch->nevents, 16), NULL);
+	batch->links = palloc(sizeof(struct CdpLinkTable));
+	batch->links->hash = link_hash_create(batch->cxt, Max(batch->nevents / 2, 16), NULL);
 }
 
 void
@@ -324,10 +342,7 @@ cdp_admit(CdpBatch *batch)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->cxt);
 
-	batch->idents = palloc(sizeof(struct CdpIdentTable));
-	batch->idents->hash = ident_hash_create(batch->cxt, Max(batch->nevents, 16), NULL);
-	batch->links = palloc(sizeof(struct CdpLinkTable));
-	batch->links->hash = link_hash_create(batch->cxt, Max(batch->nevents / 2, 16), NULL);
+	cdp_batch_begin(batch);
 	for (int i = 0; i < batch->nevents; i++)
 		if (batch->events[i].outcome == CDP_OUT_PENDING)
 			admit_event(batch, &batch->events[i]);

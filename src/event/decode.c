@@ -143,7 +143,6 @@ cdp_call_parse(CdpStr name, CdpCall *call, CdpStr *type)
 
 /* ---------------------------------------------------------------- fingerprint */
 
-#define FINGERPRINT_SEED	UINT64CONST(0x9E3779B97F4A7C15)
 #define FINGERPRINT_PRIME_1 UINT64CONST(0xA0761D6478BD642F)
 #define FINGERPRINT_PRIME_2 UINT64CONST(0xE7037ED1A0B428DB)
 
@@ -198,8 +197,14 @@ mix_bytes(uint64 h, const char *p, uint32 len)
 	return h;
 }
 
-static uint64
-mix_jsonb(uint64 h, const Jsonb *jb)
+uint64
+cdp_fingerprint_text(uint64 h, CdpStr s)
+{
+	return mix_bytes(h, s.s, s.len);
+}
+
+uint64
+cdp_fingerprint_jsonb(uint64 h, const Jsonb *jb)
 {
 	return jb ? mix_bytes(h, VARDATA(jb), VARSIZE(jb) - VARHDRSZ) : mix_bytes(h, NULL, 0);
 }
@@ -211,21 +216,21 @@ mix_jsonb(uint64 h, const Jsonb *jb)
 static uint64
 fingerprint(const CdpEvent *ev)
 {
-	uint64		h = mix(FINGERPRINT_SEED ^ (uint64) ev->original_at, FINGERPRINT_PRIME_1 ^ (uint64) ev->source_seq);
+	uint64		h = mix(CDP_FINGERPRINT_SEED ^ (uint64) ev->original_at, FINGERPRINT_PRIME_1 ^ (uint64) ev->source_seq);
 
-	h = mix_bytes(h, ev->type.s, ev->type.len);
-	h = mix_bytes(h, ev->name.s, ev->name.len);
-	h = mix_bytes(h, ev->message_id.s, ev->message_id.len);
-	h = mix_bytes(h, ev->user_id.s, ev->user_id.len);
-	h = mix_bytes(h, ev->anonymous_id.s, ev->anonymous_id.len);
+	h = cdp_fingerprint_text(h, ev->type);
+	h = cdp_fingerprint_text(h, ev->name);
+	h = cdp_fingerprint_text(h, ev->message_id);
+	h = cdp_fingerprint_text(h, ev->user_id);
+	h = cdp_fingerprint_text(h, ev->anonymous_id);
 	for (int i = 0; i < ev->npresented; i++)
 	{
-		h = mix_bytes(h, ev->presented[i].namespace_name.s, ev->presented[i].namespace_name.len);
-		h = mix_bytes(h, ev->presented[i].value.s, ev->presented[i].value.len);
+		h = cdp_fingerprint_text(h, ev->presented[i].namespace_name);
+		h = cdp_fingerprint_text(h, ev->presented[i].value);
 	}
-	h = mix_jsonb(h, ev->properties);
-	h = mix_jsonb(h, ev->traits);
-	return mix_jsonb(h, ev->context);
+	h = cdp_fingerprint_jsonb(h, ev->properties);
+	h = cdp_fingerprint_jsonb(h, ev->traits);
+	return cdp_fingerprint_jsonb(h, ev->context);
 }
 
 /* ---------------------------------------------------------------- drafts */
@@ -255,13 +260,15 @@ cdp_draft_end(CdpDraft *d)
 		CdpReject  *r = cdp_batch_reject(d->batch, ev->msg, ev->item, ev->raw, d->reason, d->detail);
 
 		r->message_id = ev->message_id;
+		r->shared = ev->shared;
 		d->batch->nevents--;
 		return;
 	}
 	ev->npresented = d->npresented;
 	ev->presented = (CdpPresented *) cdp_json_alloc(d->json, d->npresented * sizeof(CdpPresented));
 	memcpy(ev->presented, d->presented, d->npresented * sizeof(CdpPresented));
-	ev->fingerprint = fingerprint(ev);
+	if (ev->fingerprint == 0)
+		ev->fingerprint = fingerprint(ev);
 }
 
 bool

@@ -28,6 +28,14 @@ extern void cdp_event_times(const CdpSource *source, CdpEvent *ev);
 /* the call of that name; false: there is none.  *type is its name for ever. */
 extern bool cdp_call_parse(CdpStr name, CdpCall *call, CdpStr *type);
 
+/*
+ * Of a body without what transport changes: cdp_draft_end() takes it over the
+ * event's fields, unless the format has set one that it makes of these.
+ */
+#define CDP_FINGERPRINT_SEED UINT64CONST(0x9E3779B97F4A7C15)
+extern uint64 cdp_fingerprint_text(uint64 h, CdpStr s);
+extern uint64 cdp_fingerprint_jsonb(uint64 h, const Jsonb *jb);
+
 /* one event in the making */
 typedef struct CdpDraft
 {

@@ -91,6 +91,12 @@ cdp_json_commit(CdpJson *j, char *end)
 	j->free = Min((char *) MAXALIGN(end), j->limit);
 }
 
+void
+cdp_json_forget(CdpJson *j, Jsonb *last)
+{
+	j->free = (char *) last;
+}
+
 /* ---------------------------------------------------------------- scanner: tokens */
 
 /* the text as a whole is refused; returns NULL for the caller to return */
@@ -612,6 +618,23 @@ cdp_json_parse(CdpJson *j, CdpStr text)
 	if (j->reason == CDP_REASON_INVALID_JSON && !pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
 		j->reason = CDP_REASON_INVALID_ENCODING;
 	return false;
+}
+
+const CdpJsonNode *
+cdp_json_append(CdpJson *j, CdpStr text)
+{
+	const char *start = j->start,
+			   *end = j->end;
+	uint32		at = j->nnodes;
+	bool		ok;
+
+	j->start = text.s;
+	j->end = text.s + text.len;
+	j->depth = 0;
+	ok = scan_text(j);
+	j->start = start;
+	j->end = end;
+	return ok ? j->nodes + at : NULL;
 }
 
 /* ---------------------------------------------------------------- reading the tape */

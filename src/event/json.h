@@ -80,6 +80,12 @@ extern void cdp_json_free(CdpJson *j);	/* not the arena: results live on */
 /* false: not one JSON text in UTF-8, j->reason says why */
 extern bool cdp_json_parse(CdpJson *j, CdpStr text);
 
+/*
+ * One more text behind what is on the tape; NULL: refused, as above.  Other
+ * pointers to nodes are invalid then; cdp_json_raw is for the first text only.
+ */
+extern const CdpJsonNode *cdp_json_append(CdpJson *j, CdpStr text);
+
 /* does the value break a limit of one event?  CDP_REASON_COUNT: no */
 extern CdpReason cdp_json_check(CdpJson *j, const CdpJsonNode *value);
 
@@ -97,6 +103,9 @@ extern Jsonb *cdp_json_jsonb(CdpJson *j, const CdpJsonNode *value);
 
 /* an object of these members (their keys; later ones win) */
 extern Jsonb *cdp_json_object(CdpJson *j, const CdpJsonNode **keys, uint32 nkeys);
+
+/* give back the jsonb that was made last */
+extern void cdp_json_forget(CdpJson *j, Jsonb *last);
 
 /* arena memory, MAXALIGNed; reserve may be followed by a smaller commit, nothing between */
 extern char *cdp_json_reserve(CdpJson *j, Size size);

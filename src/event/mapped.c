@@ -1,228 +1,152 @@
 /*
- * mapped.c: format `json`: JSON of any shape, read through a mapping.
- *
- * The source's option `mapping` is an object that says for each field where
- * it is: a path of member names ("$.customer.id"), or a constant (any text
- * that does not begin with "$").  Fields:
- *
- *   message_id, type (one of the six calls; default track), name, time,
- *   sent_at, received_at, order (an integer, for ties of time),
- *   user_id, anonymous_id      identifiers of these namespaces
- *   identifiers                [{"namespace": .., "value": ..}, ..]
- *   call                       {"identify": {"id": .., "other": ..}} or
- *                              {"alias": {"id": .., "other": ..}}, both
- *                              {"namespace": .., "value": ..}: links that refuse
- *                              an identified other (correctness.md R11)
- *   properties, traits, context    objects
+ * mapped.c: format `json`: JSON of any shape, read through a mapping
+ * (mapping.c), and what format `cloudevents` does the same.
  *
  * What no path has taken is kept in properties, or, where properties is
- * mapped itself, in context (if its keys are free there).  A path that finds
- * nothing leaves its field absent.  A message is one event; its ids belong to
- * the source.  Compiled once per change of the source; a mapping is never
- * changed under a batch.
+ * mapped itself, in context (if its keys are free there).  A mapped object is
+ * kept whole, even if a path leads into it.  A path that finds nothing leaves
+ * its field absent.  A message is one event; its ids belong to the source.
+ *
+ * The fingerprint is that of the message, not of what the mapping makes of it:
+ * a message that is read again after the mapping was changed is still the
+ * same message.  Only what sent_at and received_at found is left out.
  */
 #include "postgres.h"
 
-#include "utils/builtins.h"
+#include "event/mapping.h"
 
-#include "event/event.h"
+/* ---------------------------------------------------------------- find */
 
-typedef enum Field
+static const CdpJsonNode *
+step_into(const CdpJson *j, const CdpJsonNode *node, const CdpStep *step)
 {
-	M_MESSAGE_ID,
-	M_TYPE,
-	M_NAME,
-	M_TIME,
-	M_SENT_AT,
-	M_RECEIVED_AT,
-	M_ORDER,
-	M_USER_ID,
-	M_ANONYMOUS_ID,
-	M_IDENTIFIERS,				/* from here on: no scalars, so no constants */
-	M_CALL,
-	M_PROPERTIES,
-	M_TRAITS,
-	M_CONTEXT,
-	M_COUNT
-} Field;
+	int			n = 0;
 
-static const char *const field_names[M_COUNT] = {
-	"message_id", "type", "name", "time", "sent_at", "received_at", "order",
-	"user_id", "anonymous_id", "identifiers", "call", "properties", "traits", "context",
-};
-
-typedef struct Place
-{
-	bool		mapped;
-	CdpJsonNode constant;		/* kind STRING, if there are no steps */
-	int			nsteps;
-	CdpStr	   *steps;			/* member names from the root on */
-} Place;
-
-typedef struct Mapping
-{
-	Place		places[M_COUNT];
-} Mapping;
-
-typedef struct Call
-{
-	CdpDraft	d;
-	CdpJsonNode *root;
-	const CdpJsonNode *fields[M_COUNT];
-} Call;
-
-/* ---------------------------------------------------------------- compile */
-
-static Field
-field_by_name(CdpStr name)
-{
-	for (int f = 0; f < M_COUNT; f++)
-		if (cdp_str_eq(name, cdp_str(field_names[f])))
-			return (Field) f;
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("mapping has the unknown field \"%.*s\"", (int) name.len, name.s),
-			 errhint("Fields are message_id, type, name, time, sent_at, received_at, order, user_id, anonymous_id, identifiers, call, properties, traits and context.")));
-}
-
-/* "$.a.b": two steps; the text is ours */
-static void
-compile_path(Place *place, char *text)
-{
-	int			max = 1;
-	char	   *p = text + 1;
-
-	for (char *c = text; *c; c++)
-		max += *c == '.';
-	place->steps = palloc(max * sizeof(CdpStr));
-	while (*p == '.')
+	if (step->member.s)
+		return cdp_json_member(j, node, step->member);
+	CDP_JSON_FOREACH_ELEMENT(j, node, e)
 	{
-		Size		n = strcspn(++p, ".");
-
-		if (n == 0)
-			break;
-		place->steps[place->nsteps++] = (CdpStr) {p, n};
-		p += n;
+		if (n++ == step->element)
+			return e;
 	}
-	if (*p != '\0' || place->nsteps == 0 || p[-1] == '.')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("mapping has the invalid path \"%s\"", text),
-				 errdetail("A path is a dollar sign and member names, each after a dot, such as $.customer.id.")));
+	return NULL;
 }
 
-static void
-compile_place(Mapping *m, const JsonbValue *key, const JsonbValue *value)
+static const CdpJsonNode *
+follow(const CdpMapped *c, const CdpPath *path)
 {
-	Field		f = field_by_name((CdpStr) {key->val.string.val, key->val.string.len});
-	Place	   *place = &m->places[f];
-	char	   *text;
+	const CdpJsonNode *node = path->nsteps > 0 ? c->root : NULL;
 
-	if (value->type == jbvNull)
-		return;
-	if (value->type != jbvString)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("field \"%s\" of mapping must be a path or a constant text", field_names[f])));
-	text = pnstrdup(value->val.string.val, value->val.string.len);
-	place->mapped = true;
-	if (text[0] == '$')
-		compile_path(place, text);
-	else if (f >= M_IDENTIFIERS)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("field \"%s\" of mapping must be a path", field_names[f])));
-	else
-	{
-		place->constant.kind = CDP_JSON_STRING;
-		place->constant.s = text;
-		place->constant.len = strlen(text);
-	}
+	for (int i = 0; node && i < path->nsteps; i++)
+		node = step_into(c->d.json, node, &path->steps[i]);
+	return node;
 }
 
-static bool
-says_who(const Mapping *m)
+void
+cdp_mapped_find(CdpMapped *c, const CdpMapping *m, const CdpJsonNode *root)
 {
-	return m->places[M_USER_ID].mapped || m->places[M_ANONYMOUS_ID].mapped
-		|| m->places[M_IDENTIFIERS].mapped || m->places[M_CALL].mapped;
+	c->m = m;
+	c->root = root;
+	for (int f = 0; f < CDP_FIELD_COUNT; f++)
+		c->fields[f] = m->constants[f].s ? &m->constants[f] : follow(c, &m->paths[f]);
+	for (int i = 0; i < m->nidentifiers; i++)
+		c->identifiers[i] = follow(c, &m->identifiers[i].value);
+	c->call_id = follow(c, &m->call_id.value);
+	c->call_other = follow(c, &m->call_other.value);
 }
 
-static void *
-compile_mapping(Jsonb *options)
-{
-	Mapping    *m = palloc0(sizeof(Mapping));
-	JsonbValue	object;
-	JsonbValue	key,
-				value;
-	JsonbIterator *it;
-	JsonbIteratorToken token;
-
-	if (options == NULL || !JB_ROOT_IS_OBJECT(options)
-		|| getKeyJsonValueFromContainer(&options->root, "mapping", strlen("mapping"), &object) == NULL
-		|| object.type != jbvBinary || !JsonContainerIsObject(object.val.binary.data))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("format \"json\" needs the option \"mapping\", an object")));
-	it = JsonbIteratorInit(object.val.binary.data);
-	(void) JsonbIteratorNext(&it, &value, true);
-	while ((token = JsonbIteratorNext(&it, &key, true)) == WJB_KEY)
-	{
-		(void) JsonbIteratorNext(&it, &value, true);
-		compile_place(m, &key, &value);
-	}
-	if (!says_who(m))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("mapping does not say who a message is about"),
-				 errhint("Map at least one of identifiers, user_id, anonymous_id and call.")));
-	return m;
-}
-
-/* ---------------------------------------------------------------- decode */
-
-/* find each field, and mark it so that the rest can be told apart */
-static void
-read_fields(Call *c, const Mapping *m)
+void
+cdp_mapped_take(CdpMapped *c, const CdpJsonNode *value)
 {
 	CdpJson    *j = c->d.json;
 
-	for (int f = 0; f < M_COUNT; f++)
-	{
-		const Place *place = &m->places[f];
-		const CdpJsonNode *node = c->root;
+	if (value)
+		j->nodes[value - j->nodes].skip = 1;
+}
 
-		c->fields[f] = NULL;
-		if (place->mapped && place->nsteps == 0)
-			c->fields[f] = &place->constant;
-		if (place->nsteps == 0)
-			continue;
-		for (int i = 0; node && i < place->nsteps; i++)
-			node = cdp_json_member(j, node, place->steps[i]);
-		c->fields[f] = node;
-		if (node)
-			j->nodes[node - j->nodes].skip = 1;
+/* so that the rest can be told apart; what lies in an object that is kept whole stays there */
+static void
+take_path(CdpMapped *c, const CdpPath *path)
+{
+	const CdpJsonNode *node = path->nsteps > 0 ? c->root : NULL;
+
+	for (int i = 0; node && i < path->nsteps; i++)
+	{
+		node = step_into(c->d.json, node, &path->steps[i]);
+		if (node && node->skip)
+			return;
 	}
+	cdp_mapped_take(c, node);
+}
+
+static void
+take_fields(CdpMapped *c)
+{
+	const CdpMapping *m = c->m;
+
+	for (int f = CDP_FIELD_PROPERTIES; f < CDP_FIELD_COUNT; f++)
+		cdp_mapped_take(c, cdp_mapping_has(m, f) ? c->fields[f] : NULL);
+	for (int f = 0; f < CDP_FIELD_PROPERTIES; f++)
+		take_path(c, &m->paths[f]);
+	for (int i = 0; i < m->nidentifiers; i++)
+		take_path(c, &m->identifiers[i].value);
+	take_path(c, &m->call_id.value);
+	take_path(c, &m->call_other.value);
+}
+
+/* ---------------------------------------------------------------- type and scalars */
+
+/* what stands for a call: the message's own, else the mapping's if both its identifiers are there */
+static const char *
+call_of(const CdpMapped *c)
+{
+	const CdpJsonNode *call = c->fields[CDP_FIELD_CALL];
+
+	if (cdp_node_present(call))
+		return cdp_json_member(c->d.json, call, CDP_LITERAL("identify")) ? "identify"
+			: cdp_json_member(c->d.json, call, CDP_LITERAL("alias")) ? "alias" : NULL;
+	if (!cdp_node_present(c->call_id) || !cdp_node_present(c->call_other))
+		return NULL;
+	return c->m->call_kind == CDP_LINK_CALL_IDENTIFY ? "identify" : "alias";
+}
+
+/* through the translation of the mapping; what it does not know may still be a call */
+static bool
+translate_type(CdpMapped *c, CdpStr type)
+{
+	CdpEvent   *ev = c->d.ev;
+
+	for (int i = 0; i < c->m->ncalls; i++)
+	{
+		if (!cdp_str_eq(c->m->calls[i].value, type))
+			continue;
+		ev->call = c->m->calls[i].call;
+		ev->type = c->m->calls[i].type;
+		return true;
+	}
+	return cdp_call_parse(type, &ev->call, &ev->type) || cdp_call_parse(CDP_LITERAL("track"), &ev->call, &ev->type);
 }
 
 static bool
-decode_type(Call *c)
+decode_type(CdpMapped *c)
 {
 	CdpEvent   *ev = c->d.ev;
+	const char *call = call_of(c);
 	CdpStr		type;
 
-	if (!cdp_draft_text(&c->d, c->fields[M_TYPE], "type", CDP_MAX_NAME, &type))
+	if (!cdp_draft_text(&c->d, c->fields[CDP_FIELD_TYPE], "type", CDP_MAX_NAME, &type))
 		return false;
 	if (type.s == NULL)
-		type = cdp_json_member(c->d.json, c->fields[M_CALL], CDP_LITERAL("identify")) ? CDP_LITERAL("identify")
-			: cdp_json_member(c->d.json, c->fields[M_CALL], CDP_LITERAL("alias")) ? CDP_LITERAL("alias")
-			: CDP_LITERAL("track");
+		type = cdp_str(call ? call : "track");
+	if (c->m->calls)
+		return translate_type(c, type);
 	return cdp_call_parse(type, &ev->call, &ev->type) || cdp_draft_fail(&c->d, CDP_REASON_UNKNOWN_TYPE, "type");
 }
 
 static bool
-decode_order(Call *c)
+decode_order(CdpMapped *c)
 {
-	const CdpJsonNode *node = c->fields[M_ORDER];
+	const CdpJsonNode *node = c->fields[CDP_FIELD_ORDER];
 	CdpStr		text;
 	int64		v = 0;
 	bool		negative;
@@ -241,19 +165,24 @@ decode_order(Call *c)
 }
 
 static bool
-decode_scalars(Call *c)
+decode_scalars(CdpMapped *c)
 {
 	CdpDraft   *d = &c->d;
+	const CdpJsonNode **f = c->fields;
 
-	return cdp_draft_text(d, c->fields[M_MESSAGE_ID], "message_id", CDP_MAX_MESSAGE_ID, &d->ev->message_id)
-		&& cdp_draft_text(d, c->fields[M_NAME], "name", CDP_MAX_NAME, &d->ev->name)
-		&& cdp_draft_text(d, c->fields[M_USER_ID], "user_id", CDP_MAX_IDENTIFIER, &d->ev->user_id)
-		&& cdp_draft_text(d, c->fields[M_ANONYMOUS_ID], "anonymous_id", CDP_MAX_IDENTIFIER, &d->ev->anonymous_id)
-		&& cdp_draft_time(d, c->fields[M_TIME], "time", &d->ev->original_at)
-		&& cdp_draft_time(d, c->fields[M_SENT_AT], "sent_at", &d->ev->sent_at)
-		&& cdp_draft_time(d, c->fields[M_RECEIVED_AT], "received_at", &d->ev->payload_received_at)
+	if (f[CDP_FIELD_MESSAGE_ID]
+		&& !cdp_draft_text(d, f[CDP_FIELD_MESSAGE_ID], "message_id", CDP_MAX_MESSAGE_ID, &d->ev->message_id))
+		return false;
+	return cdp_draft_text(d, f[CDP_FIELD_NAME], "name", CDP_MAX_NAME, &d->ev->name)
+		&& cdp_draft_text(d, f[CDP_FIELD_USER_ID], "user_id", CDP_MAX_IDENTIFIER, &d->ev->user_id)
+		&& cdp_draft_text(d, f[CDP_FIELD_ANONYMOUS_ID], "anonymous_id", CDP_MAX_IDENTIFIER, &d->ev->anonymous_id)
+		&& cdp_draft_time(d, f[CDP_FIELD_TIME], "time", &d->ev->original_at)
+		&& cdp_draft_time(d, f[CDP_FIELD_SENT_AT], "sent_at", &d->ev->sent_at)
+		&& cdp_draft_time(d, f[CDP_FIELD_RECEIVED_AT], "received_at", &d->ev->payload_received_at)
 		&& decode_order(c);
 }
+
+/* ---------------------------------------------------------------- identifiers */
 
 /* {"namespace": .., "value": ..}; *found: it has both */
 static bool
@@ -270,11 +199,11 @@ present_pair(CdpDraft *d, const CdpJsonNode *pair, const char *field, bool *foun
 }
 
 static bool
-present_call(Call *c)
+present_call(CdpMapped *c)
 {
 	CdpDraft   *d = &c->d;
-	const CdpJsonNode *identify = cdp_json_member(d->json, c->fields[M_CALL], CDP_LITERAL("identify"));
-	const CdpJsonNode *alias = cdp_json_member(d->json, c->fields[M_CALL], CDP_LITERAL("alias"));
+	const CdpJsonNode *identify = cdp_json_member(d->json, c->fields[CDP_FIELD_CALL], CDP_LITERAL("identify"));
+	const CdpJsonNode *alias = cdp_json_member(d->json, c->fields[CDP_FIELD_CALL], CDP_LITERAL("alias"));
 	const CdpJsonNode *call = identify ? identify : alias;
 	bool		id = false;
 	bool		other = false;
@@ -290,19 +219,44 @@ present_call(Call *c)
 	return true;
 }
 
-/* a call presents its two identifiers and nothing else */
 static bool
-present_identifiers(Call *c)
+present_mapped(CdpMapped *c, const CdpMappedIdentifier *id, const CdpJsonNode *node, const char *field)
+{
+	CdpStr		value;
+
+	return cdp_draft_text(&c->d, node, field, CDP_MAX_IDENTIFIER, &value)
+		&& cdp_draft_present(&c->d, id->namespace_name, value);
+}
+
+/* as call_of() has found them both */
+static bool
+present_mapped_call(CdpMapped *c)
 {
 	CdpDraft   *d = &c->d;
-	const CdpJsonNode *list = c->fields[M_IDENTIFIERS];
+
+	if (!present_mapped(c, &c->m->call_id, c->call_id, "call.id")
+		|| !present_mapped(c, &c->m->call_other, c->call_other, "call.other"))
+		return false;
+	if (d->npresented < 2)
+		return cdp_draft_fail(d, CDP_REASON_MISSING_FIELD, "call");
+	d->ev->link_kind = c->m->call_kind;
+	return true;
+}
+
+/* user_id, anonymous_id, those of the mapping's list, those of the message's */
+static bool
+present_observed(CdpMapped *c)
+{
+	CdpDraft   *d = &c->d;
+	const CdpJsonNode *list = c->fields[CDP_FIELD_IDENTIFIERS];
 	bool		found;
 
-	if (cdp_node_present(c->fields[M_CALL]))
-		return present_call(c);
 	if (!cdp_draft_present(d, CDP_LITERAL("user_id"), d->ev->user_id)
 		|| !cdp_draft_present(d, CDP_LITERAL("anonymous_id"), d->ev->anonymous_id))
 		return false;
+	for (int i = 0; i < c->m->nidentifiers; i++)
+		if (!present_mapped(c, &c->m->identifiers[i], c->identifiers[i], "identifiers"))
+			return false;
 	if (!cdp_node_present(list))
 		return true;
 	if (list->kind != CDP_JSON_ARRAY)
@@ -315,9 +269,20 @@ present_identifiers(Call *c)
 	return true;
 }
 
+/* a call presents its two identifiers and nothing else */
+static bool
+present_identifiers(CdpMapped *c)
+{
+	if (cdp_node_present(c->fields[CDP_FIELD_CALL]))
+		return present_call(c);
+	return call_of(c) ? present_mapped_call(c) : present_observed(c);
+}
+
+/* ---------------------------------------------------------------- bodies */
+
 /* context: its own members, and what no path has taken */
 static void
-merge_rest(Call *c, const CdpJsonNode *context)
+merge_rest(CdpMapped *c, const CdpJsonNode *context)
 {
 	CdpJson    *j = c->d.json;
 	const CdpJsonNode **keys;
@@ -341,18 +306,18 @@ merge_rest(Call *c, const CdpJsonNode *context)
 }
 
 static bool
-decode_bodies(Call *c, const Mapping *m)
+decode_bodies(CdpMapped *c)
 {
 	CdpDraft   *d = &c->d;
-	const CdpJsonNode *properties = c->fields[M_PROPERTIES];
-	const CdpJsonNode *context = c->fields[M_CONTEXT];
+	const CdpJsonNode *properties = c->fields[CDP_FIELD_PROPERTIES];
+	const CdpJsonNode *context = c->fields[CDP_FIELD_CONTEXT];
 
 	if (!cdp_draft_is_object(d, properties, "properties") || !cdp_draft_is_object(d, context, "context")
-		|| !cdp_draft_traits(d, c->fields[M_TRAITS], "traits"))
+		|| !cdp_draft_traits(d, c->fields[CDP_FIELD_TRAITS], "traits"))
 		return false;
 	if (!cdp_node_present(context))
 		context = NULL;
-	if (m->places[M_PROPERTIES].mapped)
+	if (cdp_mapping_has(c->m, CDP_FIELD_PROPERTIES))
 	{
 		if (cdp_node_present(properties))
 			d->ev->properties = cdp_json_jsonb(d->json, properties);
@@ -365,42 +330,79 @@ decode_bodies(Call *c, const Mapping *m)
 	return true;
 }
 
+bool
+cdp_mapped_decode(CdpMapped *c)
+{
+	take_fields(c);
+	return decode_type(c) && decode_scalars(c) && present_identifiers(c) && decode_bodies(c);
+}
+
+/* ---------------------------------------------------------------- format json */
+
+/* of the whole message but what transport changes */
+static void
+fingerprint_message(CdpMapped *c)
+{
+	CdpJson    *j = c->d.json;
+	Jsonb	   *whole;
+
+	cdp_mapped_take(c, c->fields[CDP_FIELD_SENT_AT]);
+	cdp_mapped_take(c, c->fields[CDP_FIELD_RECEIVED_AT]);
+	whole = cdp_json_jsonb(j, c->root);
+	c->d.ev->fingerprint = cdp_fingerprint_jsonb(CDP_FINGERPRINT_SEED, whole);
+	cdp_json_forget(j, whole);
+}
+
 static bool
-decode_fields(Call *c, const Mapping *m)
+decode_message(CdpMapped *c)
 {
 	CdpReason	r = cdp_json_check(c->d.json, c->root);
 	CdpStr		id;
 
-	if (cdp_node_text(c->fields[M_MESSAGE_ID], &id) && id.len <= CDP_MAX_MESSAGE_ID)
+	/* so that the reject has it, whatever is wrong with the rest */
+	if (cdp_node_text(c->fields[CDP_FIELD_MESSAGE_ID], &id) && id.len <= CDP_MAX_MESSAGE_ID)
 		c->d.ev->message_id = id;
 	if (r != CDP_REASON_COUNT)
 		return cdp_draft_fail(&c->d, r, NULL);
 	if (c->root->kind != CDP_JSON_OBJECT)
 		return cdp_draft_fail(&c->d, CDP_REASON_NOT_AN_OBJECT, NULL);
-	return decode_type(c) && decode_scalars(c) && present_identifiers(c) && decode_bodies(c, m);
+	fingerprint_message(c);
+	return cdp_mapped_decode(c);
 }
 
 static void
 decode_json(CdpBatch *batch, CdpMessage *msg)
 {
-	const Mapping *m = batch->source->mapping;
-	Call		c;
+	CdpMapped	c;
 
 	if (!cdp_json_parse(batch->json, msg->body))
 	{
 		cdp_batch_reject(batch, msg, -1, msg->body, batch->json->reason, NULL);
 		return;
 	}
-	c.root = batch->json->nodes;
 	cdp_draft_begin(&c.d, batch, msg, -1, msg->body);
-	read_fields(&c, m);
-	(void) decode_fields(&c, m);
+	cdp_mapped_find(&c, batch->source->mapping, batch->json->nodes);
+	(void) decode_message(&c);
 	cdp_draft_end(&c.d);
+}
+
+static void *
+compile_json(Jsonb *options)
+{
+	CdpMapping *m = palloc0(sizeof(CdpMapping));
+
+	cdp_mapping_compile(m, options);
+	if (!cdp_mapping_says_who(m))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("format \"json\" needs an option \"mapping\" that says who a message is about"),
+				 errhint("Map at least one of identifiers, user_id, anonymous_id and call.")));
+	return m;
 }
 
 const CdpFormat cdp_format_json = {
 	.name = "json",
 	.unique_ids = false,
 	.decode = decode_json,
-	.compile = compile_mapping,
+	.compile = compile_json,
 };

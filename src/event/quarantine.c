@@ -2,88 +2,40 @@
  * quarantine.c: messages that are set aside, in the same commit as the rest.
  *
  * Quarantine is for what cannot be stored: the bytes, where they came from and
- * a reason, one row per message or per element of an array.  Parked are good
+ * a reason, one row per message or per element of an array, with what else its
+ * format needs to read it again: key, headers, what an envelope said for all.  Parked are good
  * messages whose person a client holds; a worker applies them a moment later
  * from the bytes that were kept.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "libpq/pqformat.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
 #include "event/quarantine.h"
 #include "spi.h"
 
+/* 0: there are none */
 static Datum
 bytes_datum(CdpStr s)
 {
-	bytea	   *b = palloc(VARHDRSZ + s.len);
+	bytea	   *b;
 
+	if (s.s == NULL)
+		return (Datum) 0;
+	b = palloc(VARHDRSZ + s.len);
 	SET_VARSIZE(b, VARHDRSZ + s.len);
 	memcpy(VARDATA(b), s.s, s.len);
 	return PointerGetDatum(b);
 }
 
-/* ---------------------------------------------------------------- quarantine */
-
-static CdpSpi quarantine_plan = {
-	"INSERT INTO cdp_data.quarantine (workspace_id, source_id, \"partition\", \"offset\", item, topic, reason, detail,"
-	" quarantined_at, record_time, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-	11, {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BYTEAOID}
-};
-
-static void
-quarantine_one(CdpBatch *batch, const CdpMessage *msg, int item, CdpStr raw, CdpReason reason, const char *detail)
-{
-	bool		kafka = msg->partition >= 0;
-	Datum		args[11] = {
-		Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
-		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), Int32GetDatum(item),
-		msg->topic.s ? cdp_text(msg->topic) : (Datum) 0, CStringGetTextDatum(cdp_reason_name(reason)),
-		detail ? CStringGetTextDatum(detail) : (Datum) 0, TimestampTzGetDatum(batch->instant),
-		TimestampTzGetDatum(msg->record_time), raw.s ? bytes_datum(raw) : (Datum) 0
-	};
-	char		nulls[12] = "           ";
-
-	if (msg->quarantine_id && item < 0)
-		return;					/* it is there already */
-	if (!kafka)
-		nulls[2] = nulls[3] = 'n';
-	if (item < 0)
-		nulls[4] = 'n';
-	if (msg->topic.s == NULL)
-		nulls[5] = 'n';
-	if (detail == NULL)
-		nulls[7] = 'n';
-	if (msg->record_time == CDP_NO_TIME)
-		nulls[9] = 'n';
-	if (raw.s == NULL)
-		nulls[10] = 'n';
-	cdp_spi_exec(&quarantine_plan, args, nulls);
-}
-
-void
-cdp_quarantine_store(CdpBatch *batch)
-{
-	for (int i = 0; i < batch->nrejects; i++)
-	{
-		CdpReject  *r = &batch->rejects[i];
-
-		quarantine_one(batch, r->msg, r->item, r->raw, r->reason, r->detail);
-	}
-	for (int i = 0; i < batch->nevents; i++)
-	{
-		CdpEvent   *ev = &batch->events[i];
-
-		if (ev->outcome == CDP_OUT_QUARANTINED)
-			quarantine_one(batch, ev->msg, ev->item, ev->raw, ev->reason, ev->detail);
-	}
-}
-
-/* ---------------------------------------------------------------- parked: headers */
+/* ---------------------------------------------------------------- headers */
 
 static void
 put_sized(StringInfo out, CdpStr s)
@@ -115,8 +67,8 @@ encode_headers(const CdpMessage *msg)
 	return PointerGetDatum(pq_endtypsend(&out));
 }
 
-static void
-decode_headers(CdpMessage *msg, CdpStr bytes)
+void
+cdp_read_headers(CdpMessage *msg, CdpStr bytes)
 {
 	StringInfoData in = {.data = (char *) bytes.s, .len = bytes.len};
 	int			max = 0;
@@ -132,6 +84,111 @@ decode_headers(CdpMessage *msg, CdpStr bytes)
 		}
 		msg->headers[msg->nheaders].name = get_sized(&in);
 		msg->headers[msg->nheaders++].value = get_sized(&in);
+	}
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_header_object);
+
+static bool
+is_text(CdpStr s)
+{
+	return s.s != NULL && memchr(s.s, '\0', s.len) == NULL && pg_verify_mbstr(PG_UTF8, s.s, s.len, true);
+}
+
+/* As an object of texts, for people to read. */
+Datum
+cdp_sql_header_object(PG_FUNCTION_ARGS)
+{
+	bytea	   *bytes = PG_GETARG_BYTEA_PP(0);
+	CdpMessage	msg = {0};
+	JsonbParseState *state = NULL;
+
+	cdp_read_headers(&msg, (CdpStr) {VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes)});
+	(void) pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+	for (int i = 0; i < msg.nheaders; i++)
+	{
+		CdpHeader  *h = &msg.headers[i];
+		JsonbValue	v = {.type = jbvString};
+
+		if (!is_text(h->name))
+			continue;
+		v.val.string.val = unconstify(char *, h->name.s);
+		v.val.string.len = h->name.len;
+		(void) pushJsonbValue(&state, WJB_KEY, &v);
+		v.type = is_text(h->value) ? jbvString : jbvNull;
+		v.val.string.val = unconstify(char *, h->value.s);
+		v.val.string.len = h->value.len;
+		(void) pushJsonbValue(&state, WJB_VALUE, &v);
+	}
+	PG_RETURN_JSONB_P(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_OBJECT, NULL)));
+}
+
+/* ---------------------------------------------------------------- quarantine */
+
+static CdpSpi quarantine_plan = {
+	"INSERT INTO cdp_data.quarantine (workspace_id, source_id, \"partition\", \"offset\", item, topic, reason, detail,"
+	" quarantined_at, record_time, body, key, headers, shared)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+	14, {INT4OID, INT4OID, INT4OID, INT8OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BYTEAOID,
+	BYTEAOID, BYTEAOID, BYTEAOID}
+};
+
+/* what was refused: a message or an element of one, and what goes with it */
+typedef struct Refused
+{
+	const CdpMessage *msg;
+	int			item;
+	CdpStr		raw,
+				shared;
+	CdpReason	reason;
+	const char *detail;
+} Refused;
+
+static void
+quarantine_one(CdpBatch *batch, Refused r)
+{
+	static const int optional[] = {5, 7, 10, 11, 12, 13};
+	const CdpMessage *msg = r.msg;
+	bool		kafka = msg->partition >= 0;
+	Datum		args[14] = {
+		Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
+		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), Int32GetDatum(r.item),
+		msg->topic.s ? cdp_text(msg->topic) : (Datum) 0, CStringGetTextDatum(cdp_reason_name(r.reason)),
+		r.detail ? CStringGetTextDatum(r.detail) : (Datum) 0, TimestampTzGetDatum(batch->instant),
+		TimestampTzGetDatum(msg->record_time), bytes_datum(r.raw), bytes_datum(msg->key),
+		msg->nheaders ? encode_headers(msg) : (Datum) 0, bytes_datum(r.shared)
+	};
+	char		nulls[15] = "              ";
+
+	if (msg->quarantine_id && r.item < 0)
+		return;					/* it is there already */
+	if (!kafka)
+		nulls[2] = nulls[3] = 'n';
+	if (r.item < 0)
+		nulls[4] = 'n';
+	if (msg->record_time == CDP_NO_TIME)
+		nulls[9] = 'n';
+	for (int i = 0; i < lengthof(optional); i++)
+		if (args[optional[i]] == (Datum) 0)
+			nulls[optional[i]] = 'n';
+	cdp_spi_exec(&quarantine_plan, args, nulls);
+}
+
+void
+cdp_quarantine_store(CdpBatch *batch)
+{
+	for (int i = 0; i < batch->nrejects; i++)
+	{
+		CdpReject  *r = &batch->rejects[i];
+
+		quarantine_one(batch, (Refused) {r->msg, r->item, r->raw, r->shared, r->reason, r->detail});
+	}
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		CdpEvent   *ev = &batch->events[i];
+
+		if (ev->outcome == CDP_OUT_QUARANTINED)
+			quarantine_one(batch, (Refused) {ev->msg, ev->item, ev->raw, ev->shared, ev->reason, ev->detail});
 	}
 }
 
@@ -153,7 +210,7 @@ park_message(CdpBatch *batch, const CdpMessage *msg, Datum *items, int nitems)
 		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), msg->topic.s ? cdp_text(msg->topic) : (Datum) 0,
 		TimestampTzGetDatum(cdp_clock()), TimestampTzGetDatum(msg->record_time), BoolGetDatum(msg->log_append_time),
 		nitems ? PointerGetDatum(construct_array(items, nitems, INT4OID, 4, true, TYPALIGN_INT)) : (Datum) 0,
-		msg->key.s ? bytes_datum(msg->key) : (Datum) 0, msg->nheaders ? encode_headers(msg) : (Datum) 0,
+		bytes_datum(msg->key), msg->nheaders ? encode_headers(msg) : (Datum) 0,
 		bytes_datum(msg->body)
 	};
 	char		nulls[13] = "            ";
@@ -168,6 +225,8 @@ park_message(CdpBatch *batch, const CdpMessage *msg, Datum *items, int nitems)
 		nulls[9] = 'n';
 	if (msg->nheaders == 0)
 		nulls[10] = 'n';
+	if (msg->body.s == NULL)
+		nulls[11] = 'n';
 	cdp_spi_exec(&park_plan, args, nulls);
 }
 
@@ -233,7 +292,7 @@ read_parked(CdpMessage *m, int row, MemoryContext cxt)
 	m->log_append_time = DatumGetBool(cdp_spi_datum(row, 6, &isnull));
 	read_items(m, row);
 	m->key = cdp_spi_text(row, 8, cxt);
-	decode_headers(m, cdp_spi_text(row, 9, cxt));
+	cdp_read_headers(m, cdp_spi_text(row, 9, cxt));
 	m->ordinal = row + 1;
 }
 

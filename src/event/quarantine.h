@@ -9,6 +9,9 @@
 /* rejects of decode, and events that ended in quarantine */
 extern void cdp_quarantine_store(CdpBatch *batch);
 
+/* headers of a record as the tables keep them */
+extern void cdp_read_headers(CdpMessage *msg, CdpStr bytes);
+
 /* events whose outcome is CDP_OUT_PARKED */
 extern void cdp_park_store(CdpBatch *batch);
 

@@ -48,6 +48,7 @@ typedef enum Field
 typedef struct Envelope
 {
 	const CdpJsonNode *fields[F_COUNT];
+	CdpStr		text;			/* the same as one object, for calls that go to quarantine */
 } Envelope;
 
 typedef struct Call
@@ -460,6 +461,7 @@ decode_call(CdpBatch *batch, CdpMessage *msg, int item, const CdpJsonNode *root,
 	c.envelope = envelope;
 	c.root = root;
 	cdp_draft_begin(&c.d, batch, msg, item, item < 0 ? msg->body : cdp_json_raw(batch->json, root));
+	c.d.ev->shared = envelope->text;
 	read_fields(batch->json, root, c.fields);
 	/* so that the reject has it, whatever is wrong with the rest */
 	if (cdp_node_text(c.fields[F_MESSAGE_ID], &id) && id.len <= CDP_MAX_MESSAGE_ID)
@@ -476,12 +478,62 @@ decode_call(CdpBatch *batch, CdpMessage *msg, int item, const CdpJsonNode *root,
 
 static const Envelope no_envelope;
 
+static const struct
+{
+	Field		field;
+	const char *name;
+}			shared_fields[] = {
+	{F_CONTEXT, "context"}, {F_INTEGRATIONS, "integrations"}, {F_SENT_AT, "sentAt"}, {F_RECEIVED_AT, "receivedAt"}
+};
+
+static void
+read_shared_fields(const CdpJson *j, const CdpJsonNode *root, Envelope *envelope)
+{
+	const CdpJsonNode *fields[F_COUNT];
+
+	read_fields(j, root, fields);
+	for (int i = 0; i < lengthof(shared_fields); i++)
+		envelope->fields[shared_fields[i].field] = fields[shared_fields[i].field];
+}
+
+/*
+ * What holds for the calls of an envelope, as a JSON object in the arena;
+ * nothing if with every call it would be more than a message may be.
+ */
+static CdpStr
+shared_text(CdpJson *j, const Envelope *envelope, uint32 ncalls)
+{
+	Size		len = 2;
+	char	   *text;
+	char	   *p;
+
+	for (int i = 0; i < lengthof(shared_fields); i++)
+		if (envelope->fields[shared_fields[i].field])
+			len += cdp_json_raw(j, envelope->fields[shared_fields[i].field]).len + strlen(shared_fields[i].name) + 4;
+	if (len == 2 || len * ncalls > (uint64) cdp_max_message_kb * 1024)
+		return CDP_STR_NONE;
+	p = text = cdp_json_alloc(j, len);
+	for (int i = 0; i < lengthof(shared_fields); i++)
+	{
+		CdpStr		raw;
+
+		if (envelope->fields[shared_fields[i].field] == NULL)
+			continue;
+		raw = cdp_json_raw(j, envelope->fields[shared_fields[i].field]);
+		p += sprintf(p, "%c\"%s\":", p == text ? '{' : ',', shared_fields[i].name);
+		memcpy(p, raw.s, raw.len);
+		p += raw.len;
+	}
+	*p++ = '}';
+	return (CdpStr) {text, p - text};
+}
+
 /*
  * The calls of an envelope: its member batch, if that is an array and the
  * message is no call itself.  NULL: it is no envelope.
  */
 static const CdpJsonNode *
-envelope_calls(const CdpJson *j, const CdpJsonNode *root, Envelope *envelope)
+envelope_calls(CdpJson *j, const CdpJsonNode *root, Envelope *envelope)
 {
 	const CdpJsonNode *calls = cdp_json_member(j, root, CDP_LITERAL("batch"));
 	CdpStr		type;
@@ -491,23 +543,34 @@ envelope_calls(const CdpJson *j, const CdpJsonNode *root, Envelope *envelope)
 		return NULL;
 	if (cdp_node_text(cdp_json_member(j, root, CDP_LITERAL("type")), &type) && cdp_call_parse(type, &call, &type))
 		return NULL;
-	read_fields(j, root, envelope->fields);
-	for (int f = 0; f < F_COUNT; f++)
-		if (f != F_CONTEXT && f != F_INTEGRATIONS && f != F_SENT_AT && f != F_RECEIVED_AT)
-			envelope->fields[f] = NULL;
+	read_shared_fields(j, root, envelope);
+	envelope->text = shared_text(j, envelope, calls->n);
 	return calls;
+}
+
+/* of a call that is replayed from quarantine: what its envelope said then */
+static bool
+replayed_envelope(CdpJson *j, CdpStr text, Envelope *envelope)
+{
+	const CdpJsonNode *shared = cdp_json_append(j, text);
+
+	if (shared == NULL)
+		return false;
+	read_shared_fields(j, shared, envelope);
+	envelope->text = text;
+	return true;
 }
 
 static void
 decode_segment(CdpBatch *batch, CdpMessage *msg)
 {
-	const CdpJson *j = batch->json;
+	CdpJson    *j = batch->json;
 	const CdpJsonNode *root;
 	const CdpJsonNode *calls;
 	Envelope	envelope = no_envelope;
 	int			item = 0;
 
-	if (!cdp_json_parse(batch->json, msg->body))
+	if (!cdp_json_parse(j, msg->body) || (msg->shared.s && !replayed_envelope(j, msg->shared, &envelope)))
 	{
 		cdp_batch_reject(batch, msg, -1, msg->body, j->reason, NULL);
 		return;
@@ -515,7 +578,7 @@ decode_segment(CdpBatch *batch, CdpMessage *msg)
 	root = j->nodes;
 	calls = root->kind == CDP_JSON_ARRAY ? root : envelope_calls(j, root, &envelope);
 	if (calls == NULL)
-		decode_call(batch, msg, -1, root, &no_envelope);
+		decode_call(batch, msg, -1, root, &envelope);
 	else
 	{
 		CDP_JSON_FOREACH_ELEMENT(j, calls, e)

@@ -59,7 +59,8 @@ SELECT q.quarantine_id AS id,
 	q.attempts,
 	q.quarantined_at,
 	CASE WHEN (SELECT cdp.sees_values()) THEN q.body END AS body,
-	CASE WHEN (SELECT cdp.sees_values()) THEN cdp.utf8_text(q.body) END AS body_text
+	CASE WHEN (SELECT cdp.sees_values()) THEN cdp.utf8_text(q.body) END AS body_text,
+	CASE WHEN (SELECT cdp.sees_values()) THEN cdp.header_object(q.headers) END AS headers
 FROM cdp_data.quarantine q
 	LEFT JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) q.workspace_id
 	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) q.source_id;
@@ -76,5 +77,6 @@ COMMENT ON COLUMN cdp.quarantine.attempts IS 'How often the message was tried.';
 COMMENT ON COLUMN cdp.quarantine.quarantined_at IS 'When it was set aside.';
 COMMENT ON COLUMN cdp.quarantine.body IS 'The bytes of the message, or of the element of an array; NULL for who sees no values.';
 COMMENT ON COLUMN cdp.quarantine.body_text IS 'The bytes as text; NULL if they are not UTF-8, and for who sees no values.';
+COMMENT ON COLUMN cdp.quarantine.headers IS 'Headers of the Kafka record as an object of texts; NULL if it had none, and for who sees no values.';
 REVOKE ALL ON cdp.quarantine FROM PUBLIC;
 GRANT SELECT ON cdp.quarantine TO cdp_admin, cdp_privacy_officer, cdp_auditor;

@@ -164,7 +164,7 @@ there_are_decisions(void)
 static bool
 needs_fold(const Component *c)
 {
-	return c->contested_before || breaks_a_limit(c) || has_call(c) || there_are_decisions();
+	return c->w->refold || c->contested_before || breaks_a_limit(c) || has_call(c) || there_are_decisions();
 }
 
 /* ---------------------------------------------------------------- everybody is one person */
@@ -721,7 +721,7 @@ settle_one(CdpWork *w, const FragmentGroup *fg, int nfg, Member *all, int nall)
 	else
 	{
 		fold_component(&c);
-		if (c.fold.contested || c.contested_before || c.fold.nprofiles != 1)
+		if (c.fold.contested || c.contested_before || w->refold || c.fold.nprofiles != 1)
 			apply_fold(&c);
 		else
 			join_all(&c);

@@ -299,6 +299,13 @@ cdp_recent_link(const CdpFragment *guard, CdpLink *link, int32 source_id)
 
 /* ---------------------------------------------------------------- remembering */
 
+void
+cdp_recent_forget(void)
+{
+	for (uint32 i = 0; cxt && i < (uint32) WAYS << fragments.bits; i++)
+		((FragmentEntry *) fragments.entries)[i].head.era = 0;
+}
+
 /* before its number can be another transaction's */
 static void
 forget_all_in_time(void)
@@ -308,8 +315,7 @@ forget_all_in_time(void)
 	if (next - remembered_since < LONGEST_MEMORY)
 		return;
 	remembered_since = next;
-	for (uint32 i = 0; i < (uint32) WAYS << fragments.bits; i++)
-		((FragmentEntry *) fragments.entries)[i].head.era = 0;
+	cdp_recent_forget();
 }
 
 /* a fragment whose row this attempt wrote; of what was rearranged, we do not know every row */
@@ -382,7 +388,7 @@ cdp_recent_remember(CdpWork *w)
 			remember_fragment(w->fragments[i], xmin);
 	set_eras(w);
 	for (int i = 0; i < w->nidents; i++)
-		if (w->idents[i]->era && w->idents[i]->state == 'l')
+		if (w->idents[i]->era && w->idents[i]->state == 'l' && w->idents[i]->suppressed_before == DT_NOBEGIN)
 			remember_identifier(w->idents[i], w->idents[i]->era);
 	for (int i = 0; i < w->nlinks; i++)
 		if (w->links[i]->members[0]->era)

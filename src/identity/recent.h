@@ -10,6 +10,9 @@
 extern void cdp_recent_start(void);
 extern void cdp_recent_start_in_transaction(void);
 
+/* What is remembered may not hold: rows are changed by other means than a batch. */
+extern void cdp_recent_forget(void);
+
 /* Fill in what the identifier's row says, without looking, and id->era. False: not remembered. */
 extern bool cdp_recent_identifier(CdpIdent *id);
 

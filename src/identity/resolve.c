@@ -9,6 +9,7 @@
  *	2. group what the batch ties together.  A group of one fragment that
  *	   brings nothing new cannot change who is who: only that row is locked.
  *	   Of any other group the whole component is found and locked;
+ *	   What is of somebody who was forgotten is dropped (privacy/suppress.c);
  *	3. insert the missing identifiers, in hash order;
  *	4. lock the profile rows, in id order;
  *	5. a row whose locked version S1 could not see was changed meanwhile: its
@@ -44,6 +45,7 @@
 
 #include "identity/columns.h"
 #include "identity/recent.h"
+#include "privacy/suppress.h"
 #include "profile/columns.h"
 #include "spi.h"
 #include "work.h"
@@ -315,6 +317,11 @@ take_row(CdpWork *w, CdpIdent *id)
 	}
 	else
 		id->stored_alone = (CdpMoment) {CDP_NO_TIME, CDP_STR_NONE};
+	if (!row->tts_isnull[IDENTIFIER_SUPPRESSED_BEFORE])
+	{
+		id->suppressed_before = DatumGetTimestampTz(row->tts_values[IDENTIFIER_SUPPRESSED_BEFORE]);
+		w->has_tokens = true;
+	}
 	if (DatumGetInt32(row->tts_values[IDENTIFIER_CHECK]) != id->check)
 		id->known = false, id->fragment_id = -1;
 }
@@ -367,11 +374,13 @@ look_up(CdpWork *w)
 			continue;
 		if (cdp_rel_find(w->identifier, &key, 1) || cdp_rel_find_settled(w->identifier, &key, 1))
 			take_row(w, id);
+		else
+			(void) cdp_suppress_look(w, id);
 		collision |= id->fragment_id == -1;
 	}
 	if (collision && refuse_collisions(w))
 		return false;
-	return !drop_strange_moves(w);
+	return !cdp_suppress_events(w) && !drop_strange_moves(w);
 }
 
 /* ---------------------------------------------------------------- 2: groups */
@@ -782,6 +791,8 @@ fill_identifier(CdpWork *w, CdpIdent *id, TupleTableSlot *row)
 		v[IDENTIFIER_ALONE_AT] = TimestampTzGetDatum(id->alone.at);
 		v[IDENTIFIER_ALONE_MESSAGE] = cdp_text(id->alone.message_id);
 	}
+	row->tts_isnull[IDENTIFIER_SUPPRESSED_BEFORE] = id->suppressed_before == DT_NOBEGIN;
+	v[IDENTIFIER_SUPPRESSED_BEFORE] = TimestampTzGetDatum(id->suppressed_before);
 	v[IDENTIFIER_VALUE] = cdp_text(id->value);
 }
 
@@ -1040,7 +1051,7 @@ cdp_resolve(CdpWork *w, CdpHints *hints)
 	plan_groups(w, hints);
 	insert_missing(w);
 	CommandCounterIncrement();
-	if (!cdp_lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w))
+	if (!cdp_lock_fragments(w) || !identifiers_stayed(w) || !components_stayed(w) || cdp_suppress_look_again(w))
 		return CDP_TRY_AGAIN;
 	cdp_store_moves(w);
 	if (w->nmoves)

@@ -38,6 +38,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.identifier (
 	identifier_id bigint NOT NULL CONSTRAINT identifier_pkey PRIMARY KEY,
 	fragment_id bigint NOT NULL,
 	alone_at timestamptz,
+	suppressed_before timestamptz,
 	"check" integer NOT NULL,
 	workspace_id integer NOT NULL,
 	first_day date NOT NULL,
@@ -52,6 +53,7 @@ COMMENT ON TABLE cdp_data.identifier IS 'One row an identifier: a value in a nam
 COMMENT ON COLUMN cdp_data.identifier.identifier_id IS '64 bits of the keyed hash of workspace, namespace and normalised value.';
 COMMENT ON COLUMN cdp_data.identifier.fragment_id IS 'Fragment it belongs to; of a demoted one: a fragment of its component, to which it does not belong.';
 COMMENT ON COLUMN cdp_data.identifier.alone_at IS 'Least evidence time of events that presented it alone; NULL: none.';
+COMMENT ON COLUMN cdp_data.identifier.suppressed_before IS 'Somebody who had it was forgotten at this instant (cdp_data.suppression): older messages are not taken. NULL: nobody was.';
 COMMENT ON COLUMN cdp_data.identifier."check" IS '32 more bits of the hash: a collision becomes a visible refusal.';
 COMMENT ON COLUMN cdp_data.identifier.workspace_id IS 'Workspace.';
 COMMENT ON COLUMN cdp_data.identifier.first_day IS 'Day (UTC) of the least evidence time.';

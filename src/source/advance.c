@@ -23,9 +23,12 @@ static CdpSpi lock_plan = {
 };
 
 static CdpSpi advance_plan = {
-	"UPDATE cdp_data.source_offset o SET position = $4, last_record_time = $5, last_record_hash = $6, updated_at = $7"
-	" WHERE o.source_id = $1 AND o.topic = $2 AND o.partition = $3 AND o.position = $8",
-	8, {INT4OID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID}
+	"UPDATE cdp_data.source_offset o SET position = $4, updated_at = $5, tombstones = o.tombstones + $7,"
+	" last_record_offset = coalesce($8, o.last_record_offset),"
+	" last_record_time = CASE WHEN $8 IS NULL THEN o.last_record_time ELSE $9 END,"
+	" last_record_hash = coalesce($10, o.last_record_hash)"
+	" WHERE o.source_id = $1 AND o.topic = $2 AND o.partition = $3 AND o.position = $6",
+	10, {INT4OID, TEXTOID, INT4OID, INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, INT8OID, TIMESTAMPTZOID, INT8OID}
 };
 
 static int
@@ -67,11 +70,14 @@ cdp_advance_end(const CdpSource *source, const CdpAdvance *a, int n)
 {
 	for (int i = 0; i < n; i++)
 	{
-		Datum		args[8] = {Int32GetDatum(source->id), cdp_text(a[i].topic), Int32GetDatum(a[i].partition),
-			Int64GetDatum(a[i].next), TimestampTzGetDatum(a[i].last_time), Int64GetDatum(a[i].last_hash),
-		TimestampTzGetDatum(cdp_clock()), Int64GetDatum(a[i].expected)};
+		bool		known = a[i].last_offset >= 0;
+		const char *nulls = !known ? "       nnn" : a[i].last_time == CDP_NO_TIME ? "        n " : NULL;
+		Datum		args[10] = {Int32GetDatum(source->id), cdp_text(a[i].topic), Int32GetDatum(a[i].partition),
+			Int64GetDatum(a[i].next), TimestampTzGetDatum(cdp_clock()), Int64GetDatum(a[i].expected),
+			Int64GetDatum(a[i].ntombstones), Int64GetDatum(a[i].last_offset),
+		TimestampTzGetDatum(a[i].last_time), Int64GetDatum(a[i].last_hash)};
 
-		if (cdp_spi_exec(&advance_plan, args, a[i].last_time == CDP_NO_TIME ? "    n   " : NULL) != 1)
+		if (cdp_spi_exec(&advance_plan, args, nulls) != 1)
 			refuse(&a[i]);
 	}
 }

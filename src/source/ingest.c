@@ -18,6 +18,7 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+#include "event/quarantine.h"
 #include "source/entrance.h"
 #include "spi.h"
 
@@ -75,6 +76,7 @@ cdp_outcome_name(CdpOutcome outcome)
 		[CDP_OUT_DUPLICATE] = "duplicate",
 		[CDP_OUT_QUARANTINED] = "quarantined",
 		[CDP_OUT_EXPIRED] = "expired",
+		[CDP_OUT_SUPPRESSED] = "suppressed",
 		[CDP_OUT_TOMBSTONE] = "tombstone",
 		[CDP_OUT_PARKED] = "parked",
 	};
@@ -168,7 +170,8 @@ cdp_sql_ingest_many(PG_FUNCTION_ARGS)
 PG_FUNCTION_INFO_V1(cdp_sql_replay_quarantine);
 
 static CdpSpi take_plan = {
-	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.workspace_id"
+	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.workspace_id, q.key,"
+	" q.headers, q.shared"
 	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 FOR UPDATE",
 	1, {INT8OID}
 };
@@ -180,10 +183,19 @@ static CdpSpi failed_plan = {
 	3, {INT8OID, TEXTOID, TEXTOID}
 };
 
+typedef struct Quarantined
+{
+	int64		id;
+	int32		source_id;
+	CdpMessage	msg;
+	CdpStr		headers;		/* as they are stored */
+} Quarantined;
+
 /* a row of quarantine as a message; false: there is none that the caller may see */
 static bool
-take_quarantined(int64 id, CdpMessage *msg, int32 *source_id)
+take_quarantined(int64 id, Quarantined *q)
 {
+	CdpMessage *msg = &q->msg;
 	Datum		arg = Int64GetDatum(id);
 	MemoryContext cxt = CurrentMemoryContext;
 	CdpUserContext user;
@@ -198,7 +210,8 @@ take_quarantined(int64 id, CdpMessage *msg, int32 *source_id)
 	{
 		Datum		d;
 
-		*source_id = DatumGetInt32(cdp_spi_datum(0, 1, &isnull));
+		q->id = id;
+		q->source_id = DatumGetInt32(cdp_spi_datum(0, 1, &isnull));
 		cdp_entrance_message(msg, cdp_spi_text(0, 6, cxt), 1);
 		msg->topic = cdp_spi_text(0, 2, cxt);
 		d = cdp_spi_datum(0, 3, &isnull);
@@ -209,6 +222,10 @@ take_quarantined(int64 id, CdpMessage *msg, int32 *source_id)
 		}
 		d = cdp_spi_datum(0, 5, &isnull);
 		msg->record_time = isnull ? CDP_NO_TIME : DatumGetTimestampTz(d);
+		msg->key = cdp_spi_text(0, 8, cxt);
+		q->headers = cdp_spi_text(0, 9, cxt);
+		cdp_read_headers(msg, q->headers);
+		msg->shared = cdp_spi_text(0, 10, cxt);
 		msg->quarantine_id = id;
 	}
 	cdp_spi_end();
@@ -224,24 +241,31 @@ repair_context(void *arg)
 }
 
 /*
- * The caller's expression over body and body_text, run with the caller's
- * rights; NULL: leave the row.
+ * The caller's expression over body, body_text and headers, run with the
+ * caller's rights; NULL: leave the row.
  */
 static CdpStr
-repair(SPIPlanPtr plan, int64 id, CdpStr body)
+repair(SPIPlanPtr plan, Quarantined *q)
 {
-	ErrorContextCallback context = {error_context_stack, repair_context, &id};
+	ErrorContextCallback context = {error_context_stack, repair_context, &q->id};
 	MemoryContext cxt = CurrentMemoryContext;
-	bytea	   *b = (bytea *) cstring_to_text_with_len(body.s, body.len);
-	Datum		arg = PointerGetDatum(b);
+	CdpStr		given[2] = {q->msg.body, q->headers};
+	Datum		args[2];
+	char		nulls[3] = "  ";
 	CdpStr		out;
 
+	for (int i = 0; i < lengthof(args); i++)
+	{
+		args[i] = given[i].s ? cdp_text(given[i]) : (Datum) 0;	/* text and bytea look alike */
+		nulls[i] = given[i].s ? ' ' : 'n';
+	}
+
 	error_context_stack = &context;
-	if (SPI_execute_plan(plan, &arg, NULL, false, 2) != SPI_OK_SELECT || SPI_processed != 1)
+	if (SPI_execute_plan(plan, args, nulls, false, 2) != SPI_OK_SELECT || SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("repair is not one expression"),
-				 errhint("Give an SQL expression over body (bytea) and body_text (text) that returns text.")));
+				 errhint("Give an SQL expression over body (bytea), body_text (text) and headers (jsonb) that returns text.")));
 	error_context_stack = context.previous;
 	out = cdp_spi_text(0, 1, cxt);
 	SPI_freetuptable(SPI_tuptable);
@@ -251,11 +275,11 @@ repair(SPIPlanPtr plan, int64 id, CdpStr body)
 static SPIPlanPtr
 prepare_repair(const char *expression)
 {
-	Oid			type = BYTEAOID;
+	Oid			types[2] = {BYTEAOID, BYTEAOID};
 	SPIPlanPtr	plan;
 
-	plan = SPI_prepare(psprintf("SELECT (%s\n)::pg_catalog.text FROM (SELECT $1 AS body, cdp.utf8_text($1) AS body_text) q",
-								expression), 1, &type);
+	plan = SPI_prepare(psprintf("SELECT (%s\n)::pg_catalog.text FROM (SELECT $1 AS body, cdp.utf8_text($1) AS body_text,"
+								" cdp.header_object($2) AS headers) q", expression), lengthof(types), types);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 	return plan;
@@ -292,16 +316,14 @@ settle_row(int64 id, const CdpResult *results, int n)
 static void
 replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
 {
-	CdpMessage	msg;
-	int32		source_id;
+	Quarantined q;
 	CdpResult  *results;
 	int			n;
-
 	CdpSource  *source;
 
-	if (!take_quarantined(id, &msg, &source_id))
+	if (!take_quarantined(id, &q))
 		return;
-	source = cdp_source_find(source_id);
+	source = cdp_source_find(q.source_id);
 	if (source == NULL)
 	{
 		ereport(NOTICE,
@@ -310,11 +332,12 @@ replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
 	}
 	if (plan)
 	{
-		msg.body = repair(plan, id, msg.body);
-		if (msg.body.s == NULL)
+		q.msg.body = repair(plan, &q);
+		q.msg.repaired = true;
+		if (q.msg.body.s == NULL)
 			return;
 	}
-	cdp_apply(source, &msg, 1, NULL, 0, &results, &n);
+	cdp_apply(source, &q.msg, 1, NULL, 0, &results, &n);
 	settle_row(id, results, n);
 	for (int i = 0; i < n; i++)
 	{

@@ -3,10 +3,11 @@
  * load.  Nothing else in the project includes librdkafka.
  *
  * Threads.  librdkafka runs threads of its own; they block all signals and run
- * nothing of ours: errors and log lines are queued by the library and handed
- * to our callbacks inside kafka_poll(), in the worker's thread.  Nothing here
- * calls into the server, throws or pallocs; memory is malloc's.  A handle is
- * made after the fork and belongs to one process.
+ * nothing of ours but on_certificate(), which notes a number: errors and log
+ * lines are queued by the library and handed to our callbacks inside
+ * kafka_poll(), in the worker's thread.  Nothing here calls into the server,
+ * throws or pallocs; memory is malloc's.  A handle is made after the fork and
+ * belongs to one process.
  *
  * What is read.  Partitions are assigned by us, from positions that the caller
  * keeps in its own tables: no group is joined, nothing is committed to Kafka,
@@ -53,6 +54,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "fmgr.h"
+#include "port/atomics.h"
 
 #include "source/source.h"
 
@@ -64,6 +66,7 @@ PG_MODULE_MAGIC;
 #define MAX_EVENTS			16	/* kept until next_error */
 #define TEXT_BYTES			512
 #define TOPIC_BYTES			250 /* Kafka allows 249 */
+#define EPOCH_MS			INT64CONST(946684800000)	/* the server's, from 1970 */
 
 /*
  * Before 2.2 the library looks once a second whether a queue that was full has
@@ -149,6 +152,7 @@ struct CdpConsumer
 	Event		event;			/* handed out by next_error */
 	char		error[TEXT_BYTES];
 	char		last_trouble[TEXT_BYTES];	/* what the library said about brokers, until they answered */
+	pg_atomic_uint32 certificate_error; /* OpenSSL's number for the last one that was refused */
 };
 
 PGDLLEXPORT const CdpTransport *cdp_kafka_transport(void);
@@ -208,13 +212,66 @@ add_event(CdpConsumer *c, const char *topic, int32 partition, const char *text)
 	return e;
 }
 
+/* of the library, in its threads: 1 if a certificate of the broker's chain is good */
+static int
+on_certificate(rd_kafka_t *rk, const char *broker, int32_t id, int *error, int depth,
+			   const char *der, size_t size, char *text, size_t text_size, void *opaque)
+{
+	CdpConsumer *c = opaque;
+
+	if (*error == 0)
+		return 1;
+	pg_atomic_write_u32(&c->certificate_error, *error);
+	return 0;
+}
+
+/* what the library says in one text for all; the numbers are those of openssl/x509_vfy.h */
+static const char *
+certificate_trouble(uint32 error)
+{
+	switch (error)
+	{
+		case 9:
+			return "the broker's certificate is not valid yet";
+		case 10:
+			return "the broker's certificate has expired";
+		case 62:
+		case 64:
+			return "the broker's certificate is for another host";
+		case 2:
+		case 18:
+		case 19:
+		case 20:
+		case 21:
+			return "the broker's certificate is of an unknown authority, see ssl.ca.location";
+		default:
+			return NULL;
+	}
+}
+
+/* keeps what the library says about a broker, without what changes from one attempt to the next */
+static void
+note_trouble(CdpConsumer *c, const char *reason)
+{
+	const char *certificate = strstr(reason, "certificate verify failed") ?
+	certificate_trouble(pg_atomic_read_u32(&c->certificate_error)) : NULL;
+	const char *end = strstr(reason, certificate ? ": " : " (after ");
+
+	snprintf(c->last_trouble, sizeof(c->last_trouble), "%.*s%s%s",
+			 end ? (int) (end - reason) : (int) strlen(reason), reason,
+			 certificate ? ": " : "", certificate ? certificate : "");
+}
+
 /* of the library, in our thread: trouble with a broker, or with everything */
 static void
 on_error(rd_kafka_t *rk, int err, const char *reason, void *opaque)
 {
 	CdpConsumer *c = opaque;
 
-	strlcpy(c->last_trouble, reason ? reason : rd_kafka_err2str(err), sizeof(c->last_trouble));
+	/* that all brokers are down says less than why the last of them is */
+	if (err == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && c->last_trouble[0])
+		return;
+	note_trouble(c, reason ? reason : rd_kafka_err2str(err));
 	if (rk == c->rk)
 		add_event(c, NULL, -1, c->last_trouble)->fatal = err == RD_KAFKA_RESP_ERR__FATAL;
 }
@@ -296,6 +353,7 @@ make_conf(CdpConsumer *c, const char *brokers, const char **names, const char **
 	rd_kafka_conf_set_opaque(conf, c);
 	rd_kafka_conf_set_error_cb(conf, on_error);
 	rd_kafka_conf_set_log_cb(conf, on_log);
+	(void) rd_kafka_conf_set_ssl_cert_verify_cb(conf, on_certificate);	/* refused where the library has no TLS */
 	return conf;
 }
 
@@ -453,6 +511,7 @@ kafka_open(const char *brokers, const char **option_names, const char **option_v
 	strlcpy(why, "out of memory or file descriptors", sizeof(why));
 	if (c == NULL)
 		return NULL;
+	pg_atomic_init_u32(&c->certificate_error, 0);
 	if (pipe2(c->wakeup, O_NONBLOCK | O_CLOEXEC) != 0)
 	{
 		free(c);
@@ -591,6 +650,36 @@ kafka_offsets(CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
 		set_error(c, error, "offsets of topic", topic, err);
 	else
 		c->last_trouble[0] = '\0';
+	return !err;
+}
+
+/* the answer comes in the order of the question */
+static bool
+kafka_later(CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n, int64 *offsets,
+			const char **error)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
+	char		topic[TOPIC_BYTES];
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < n; i++)
+	{
+		copy_topic(topic, parts[i].topic);
+		rd_kafka_topic_partition_list_add(list, topic, parts[i].partition)->offset =
+			times[i] / 1000 + EPOCH_MS + 1;
+	}
+	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
+	err = rd_kafka_offsets_for_times(c->asker, list, CALL_MS);
+	for (int i = 0; i < n && !err; i++)
+	{
+		const rd_kafka_topic_partition_t *p = &list->elems[i];
+
+		offsets[i] = p->err || p->offset < 0 ? -1 : p->offset;
+	}
+	*error = NULL;
+	if (err)
+		set_error(c, error, "times of topic", list->elems[0].topic, err);
+	rd_kafka_topic_partition_list_destroy(list);
 	return !err;
 }
 
@@ -776,15 +865,14 @@ copy_headers(Kept *k, CdpMessage *out)
 static TimestampTz
 record_time(const rd_kafka_message_t *m, bool *log_append)
 {
-	const int64 epoch_ms = INT64CONST(946684800000);
 	rd_kafka_timestamp_type_t type;
 	int64		ms = rd_kafka_message_timestamp(m, &type);
 
 	*log_append = type == RD_KAFKA_TIMESTAMP_LOG_APPEND_TIME;
 	if (type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE || ms < 0 ||
-		ms >= END_TIMESTAMP / 1000 + epoch_ms)
+		ms >= END_TIMESTAMP / 1000 + EPOCH_MS)
 		return CDP_NO_TIME;
-	return (ms - epoch_ms) * 1000;
+	return (ms - EPOCH_MS) * 1000;
 }
 
 /* fills out; false when the message is from before the last assignment */
@@ -891,6 +979,7 @@ cdp_kafka_transport(void)
 		.partitions = kafka_partitions,
 		.assign = kafka_assign,
 		.offsets = kafka_offsets,
+		.later = kafka_later,
 		.poll = kafka_poll,
 		.release = kafka_release,
 		.position = kafka_position,

@@ -179,8 +179,9 @@ typedef struct CdpPosition
 {
 	bool		found;
 	bool		diverged;
-	bool		has_last;		/* the record before position is known by its hash */
 	int64		position;
+	int64		last_offset;	/* of the last record that was read; -1: not known */
+	TimestampTz last_time;		/* may be CDP_NO_TIME */
 	int64		last_hash;
 } CdpPosition;
 
@@ -190,7 +191,7 @@ extern bool cdp_topic_has_positions(int32 source_id, const char *topic);
 extern bool cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 								  int64 from_offset, int64 to_offset);
 extern void cdp_position_set_state(int32 source_id, const char *topic, int32 partition,
-								   const char *state);
+								   int64 position, const char *state);
 extern int64 cdp_parked_bytes(int32 source_id);
 extern int64 cdp_record_hash(int32 workspace_id, const CdpMessage *msg);
 

@@ -42,6 +42,7 @@
 #include "profile/statistics.h"
 #include "event/quarantine.h"
 #include "launcher.h"
+#include "privacy/erasure.h"
 
 #define ROUND_MS 1000
 
@@ -64,7 +65,8 @@ static Job	jobs[] = {
 	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
-	{"computing people again", 1000, cdp_dirty_maintain}
+	{"computing people again", 1000, cdp_dirty_maintain},
+	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 
 static CdpSlot *me;

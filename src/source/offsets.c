@@ -15,6 +15,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
+#include "utils/timestamp.h"
 
 #include "launcher.h"
 
@@ -77,7 +78,7 @@ cdp_position_read(int32 source_id, const char *topic, int32 partition)
 
 	SPI_connect();
 	p.found = partition_query("SELECT position, state OPERATOR(pg_catalog.=) 'diverged',"
-							  " CASE WHEN last_record_time IS NOT NULL THEN last_record_hash END"
+							  " coalesce(last_record_offset, -1), last_record_time, last_record_hash"
 							  " FROM cdp_data.source_offset"
 							  " WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 							  " AND partition OPERATOR(pg_catalog.=) $3"
@@ -87,8 +88,11 @@ cdp_position_read(int32 source_id, const char *topic, int32 partition)
 	{
 		p.position = DatumGetInt64(first_row(1, &isnull));
 		p.diverged = DatumGetBool(first_row(2, &isnull));
-		p.last_hash = DatumGetInt64(first_row(3, &isnull));
-		p.has_last = !isnull;
+		p.last_offset = DatumGetInt64(first_row(3, &isnull));
+		p.last_time = DatumGetTimestampTz(first_row(4, &isnull));
+		if (isnull)
+			p.last_time = CDP_NO_TIME;
+		p.last_hash = DatumGetInt64(first_row(5, &isnull));
 	}
 	SPI_finish();
 	return p;
@@ -133,7 +137,7 @@ cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 
 	SPI_connect();
 	moved = partition_query("UPDATE cdp_data.source_offset"
-							" SET position = $5, last_record_time = NULL, last_record_hash = NULL"
+							" SET position = $5, last_record_offset = NULL, last_record_time = NULL, last_record_hash = NULL"
 							" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 							" AND partition OPERATOR(pg_catalog.=) $3 AND position OPERATOR(pg_catalog.=) $4",
 							source_id, topic, partition, from_offset, to_offset) == 1;
@@ -149,18 +153,20 @@ cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 	return moved;
 }
 
-/* ok, unverified or diverged. */
+/* ok, unverified or diverged; nothing if the position is another one. */
 void
-cdp_position_set_state(int32 source_id, const char *topic, int32 partition, const char *state)
+cdp_position_set_state(int32 source_id, const char *topic, int32 partition, int64 position,
+					   const char *state)
 {
-	Oid			types[] = {INT4OID, TEXTOID, INT4OID, TEXTOID};
+	Oid			types[] = {INT4OID, TEXTOID, INT4OID, TEXTOID, INT8OID};
 	Datum		values[] = {Int32GetDatum(source_id), CStringGetTextDatum(topic),
-	Int32GetDatum(partition), CStringGetTextDatum(state)};
+	Int32GetDatum(partition), CStringGetTextDatum(state), Int64GetDatum(position)};
 
 	SPI_connect();
 	cdp_owner_query("UPDATE cdp_data.source_offset SET state = $4"
 					" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
-					" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) $4",
+					" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) $4"
+					" AND position OPERATOR(pg_catalog.=) $5",
 					lengthof(types), types, values, NULL);
 	SPI_finish();
 }

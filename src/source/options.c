@@ -115,22 +115,37 @@ text_error(const CdpKafkaOption *o, const char *value)
 	for (const char *p = value; *p; p++)
 		if ((unsigned char) *p < ' ' || *p == 0x7f)
 			return "Its value must not contain control characters.";
-	if (o->path && (value[0] != '/' || strstr(value, "/../") || strstr(value, "/./")))
-		return "Its value must be the absolute path of a file.";
 	return NULL;
+}
+
+/* so that nobody reads, through the client, what only the server may read */
+static const char *
+path_error(const char *value)
+{
+	const char *directory = cdp_certificates_path();
+	size_t		len = strlen(directory);
+
+	if (strncmp(value, directory, len) == 0 && value[len] == '/' && value[len + 1] && strstr(value + len, "/.") == NULL)
+		return NULL;
+	return psprintf("Its value must be the path of a file in the directory \"%s\" (cdp.certificate_directory).", directory);
 }
 
 /* why the value is not allowed, or NULL */
 static const char *
 value_error(const CdpKafkaOption *o, const char *value)
 {
+	const char *why;
+
 	if (o->words)
 	{
 		if (value[0] && !strchr(value, ' ') && strstr(o->words, psprintf(" %s ", value)))
 			return NULL;
 		return psprintf("Its value must be one of:%.*s.", (int) strlen(o->words) - 1, o->words);
 	}
-	return o->max > 0 ? number_error(o, value) : text_error(o, value);
+	if (o->max > 0)
+		return number_error(o, value);
+	why = text_error(o, value);
+	return why == NULL && o->path ? path_error(value) : why;
 }
 
 /*

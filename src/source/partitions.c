@@ -23,10 +23,17 @@
  * offsets are nothing of that kind (compaction, transactions).
  *
  * A topic that was deleted and made again has the same offsets and other
- * records.  The position is of no use there, so each start reads the record
- * before it once more and compares its fingerprint, and so does each return of a
- * topic that was away, or of a partition that had an error.  Where that record is gone
- * or was a control record the partition is flagged unverified, and goes on.
+ * records.  The position is of no use there, so each start reads the last record
+ * once more and compares its fingerprint, and so does each return of a topic
+ * that was away, or of a partition that had an error.  Where that record is gone
+ * the partition is flagged unverified, and goes on.  A topic may be made again,
+ * and filled beyond the position, so fast that nothing of this is noticed; but
+ * its first records are later than all that we read before.  So each look at the
+ * topics also asks for the first record that is later than what was read at the
+ * look before, which is one request; if it lies before the position of then,
+ * and was not known already (time stamps need not be in order), the last record
+ * of then is compared.  What was read of the new topic meanwhile
+ * stays: it is real, and a duplicate when the topic is adopted from its start.
  */
 #include "cdp.h"
 
@@ -81,6 +88,16 @@ cdp_parts_recheck(Worker *w, Part *part)
 	w->next_check = 0;
 }
 
+/* Also whether the topics are those that we read: it may lead to another cluster. */
+void
+cdp_parts_restart(Worker *w)
+{
+	for (int i = 0; i < w->nparts; i++)
+		cdp_parts_recheck(w, w->parts[i]);
+	w->next_discover = 0;
+	w->assign = true;
+}
+
 static void
 add_part(Worker *w, int t, int32 partition)
 {
@@ -92,7 +109,8 @@ add_part(Worker *w, int t, int32 partition)
 	part->topic = t;
 	part->partition = partition;
 	part->state = CDP_PART_NEW;
-	part->end = -1;
+	part->end = part->later = part->read.offset = part->next_read.offset = -1;
+	part->latest = part->mark_time = CDP_NO_TIME;
 	part->counted_from = GetCurrentTimestamp();
 	if (partition >= topic->size)
 	{
@@ -173,7 +191,7 @@ set_diverged(Worker *w, Part *part, const char *why)
 {
 	const char *topic = w->topics[part->topic].name;
 
-	cdp_position_set_state(w->source_id, topic, part->partition, "diverged");
+	cdp_position_set_state(w->source_id, topic, part->partition, part->position, "diverged");
 	part->state = CDP_PART_DIVERGED;
 	w->assign = true;
 	cdp_part_report_diverged(w, part, why);
@@ -266,16 +284,24 @@ place_part(Worker *w, Part *part, int64 low, int64 high)
 	if (!row.found)
 		return;					/* the source was dropped */
 	part->position = row.position;
-	part->last_hash = row.last_hash;
-	part->verify = row.has_last && row.position > low && !part->trusted;
+	part->read = (Record) {row.last_offset, row.last_hash};
+	if (part->latest == CDP_NO_TIME || row.last_offset < 0)
+	{
+		part->latest = row.last_time;
+		cdp_part_mark(part);
+	}
+	part->known = part->suspect ? part->mark_read : part->read;
+	part->suspect = false;
+	part->verify = part->known.offset >= low && !part->trusted;
 	if (row.diverged)
 		part->state = CDP_PART_DIVERGED;
 	else if (row.position > high)
 		set_diverged(w, part, "The topic ends before the position that was reached.");
 	else if (row.position >= low || skip_gap(w, part, low))
 	{
-		if (row.has_last && row.position <= low)
-			cdp_position_set_state(w->source_id, w->topics[part->topic].name, part->partition, "unverified");
+		if (part->known.offset >= 0 && part->known.offset < low)
+			cdp_position_set_state(w->source_id, w->topics[part->topic].name, part->partition,
+								   part->position, "unverified");
 		part->state = CDP_PART_OK;
 		w->assign = true;
 	}
@@ -347,6 +373,63 @@ cdp_parts_reread(Worker *w)
 	w->assign = true;
 }
 
+/* ---------------------------------------------------------------- made again? */
+
+void
+cdp_part_mark(Part *part)
+{
+	part->mark_time = part->latest;
+	part->mark = part->position;
+	part->mark_read = part->read;
+}
+
+/* The answer for a partition: is there reason to compare its last record? */
+static void
+take_later(Worker *w, Part *part, int64 later)
+{
+	if (later >= 0 && later < part->mark && later != part->later)
+	{
+		part->later = later;
+		part->suspect = true;
+		cdp_parts_recheck(w, part);
+	}
+	else
+		cdp_part_mark(part);
+}
+
+/* Ask for the first record that is later than the mark, of all partitions at once. */
+static void
+look_for_later(Worker *w)
+{
+	CdpPartition *ids = palloc(Max(w->nparts, 1) * sizeof(CdpPartition));
+	TimestampTz *times = palloc(Max(w->nparts, 1) * sizeof(TimestampTz));
+	int64	   *offsets = palloc(Max(w->nparts, 1) * sizeof(int64));
+	Part	  **asked = palloc(Max(w->nparts, 1) * sizeof(Part *));
+	const char *error = NULL;
+	int			n = 0;
+
+	for (int i = 0; i < w->nparts; i++)
+	{
+		Part	   *part = w->parts[i];
+
+		if (part->state != CDP_PART_OK || part->verify || part->mark_time == CDP_NO_TIME ||
+			!w->topics[part->topic].present)
+			continue;
+		ids[n] = cdp_part_id(w, part);
+		times[n] = part->mark_time;
+		asked[n++] = part;
+	}
+	w->look_later = n > 0 && !w->transport->later(w->consumer, ids, times, n, offsets, &error);
+	if (w->look_later)
+		note(w, error);
+	for (int i = 0; i < n && !w->look_later; i++)
+		take_later(w, asked[i], offsets[i]);
+	pfree(ids);
+	pfree(times);
+	pfree(offsets);
+	pfree(asked);
+}
+
 /* ---------------------------------------------------------------- assign */
 
 static void
@@ -364,7 +447,7 @@ assign(Worker *w)
 		if (part->state != CDP_PART_OK)
 			continue;
 		ids[n] = cdp_part_id(w, part);
-		positions[n++] = part->position - (part->verify ? 1 : 0);
+		positions[n++] = part->verify ? part->known.offset : part->position;
 	}
 	if (w->transport->assign(w->consumer, ids, positions, n, &error))
 		w->assign = false;
@@ -429,6 +512,8 @@ ask_some_ends(Worker *w)
 bool
 cdp_parts_reached(const Worker *w)
 {
+	if (w->look_later)
+		return false;
 	for (int t = 0; t < w->ntopics; t++)
 		if (!w->topics[t].present || w->topics[t].present_request < w->request)
 			return false;
@@ -456,6 +541,8 @@ request_open(const Worker *w)
 {
 	if (w->request <= w->reached)
 		return false;
+	if (w->look_later)
+		return true;
 	for (int t = 0; t < w->ntopics; t++)
 		if (w->topics[t].present_request < w->request)
 			return true;
@@ -503,8 +590,10 @@ discover(Worker *w)
 	if (w->nparts > 0)
 	{
 		reread_all(w);
+		w->look_later = true;
 		ask_some_ends(w);
 	}
+	w->next_check = 0;
 	w->next_discover = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 												   all_present(w) && !w->parked_full ? DISCOVER_MS : ABSENT_MS);
 }
@@ -518,6 +607,8 @@ cdp_parts_round(Worker *w)
 		discover(w);
 	if (w->next_check <= now)
 	{
+		if (w->look_later)
+			look_for_later(w);
 		if (any_state(w, CDP_PART_NEW))
 			check_new_parts(w);
 		if (request_open(w))

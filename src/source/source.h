@@ -46,6 +46,13 @@ typedef struct CdpTransport
 							const char **error);
 
 	/*
+	 * per partition the offset of the first record that is later than a time;
+	 * -1: there is none, or the partition's broker does not know
+	 */
+	bool		(*later) (CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n,
+						  int64 *offsets, const char **error);
+
+	/*
 	 * Take what is in the queue, at most max messages or bytes; returns how
 	 * many, 0: none.  Bodies belong to the consumer until release().
 	 */
@@ -72,5 +79,28 @@ typedef const CdpTransport *(*CdpTransportFunction) (void);
 
 /* NULL when a source may set this librdkafka option to this value, else a sentence why not */
 extern const char *cdp_kafka_option_error(const char *name, const char *value);
+
+/* ---------------------------------------------------------------- secrets.c */
+
+/* what the secrets file says under one name; the values lie in buf */
+typedef struct CdpSecrets
+{
+	const char *name;
+	char	   *brokers;		/* those that may get it; NULL: absent, as the others */
+	char	   *sasl_password;
+	char	   *key_password;	/* of ssl.key.location */
+	char	   *buf;			/* NULL: there is no file */
+	Size		len;
+} CdpSecrets;
+
+extern const char *cdp_secrets_path(void);
+extern const char *cdp_certificates_path(void); /* directory of the files that options may name */
+
+/*
+ * What brokers may get of the secret; to be wiped at once.  NULL, or what is
+ * wrong: also that a password is needed and not there.  Throws nothing.
+ */
+extern const char *cdp_secrets_read(CdpSecrets *s, const char *name, const char *brokers, bool password);
+extern void cdp_secrets_wipe(CdpSecrets *s);
 
 #endif							/* CDP_SOURCE_H */

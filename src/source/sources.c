@@ -4,8 +4,9 @@
  *
  * What can be wrong with a source is said here, when it is made: options are
  * an allow-list of names with a check each, and those of the Kafka client go
- * through options.c, so no secret gets into the table.  Whether brokers answer
- * and topics exist is the worker's business: they may come later.
+ * through options.c, so no secret gets into the table.  Whether brokers answer,
+ * topics exist and the secrets file has what is needed is the worker's
+ * business: they may come later.
  *
  * A change is a row of cdp_data.source; the workers hear of it when it commits.
  * Execution is granted to cdp_admin; who is no superuser works on sources of
@@ -40,6 +41,7 @@ typedef enum OptionKind
 	OPTION_START,
 	OPTION_INTERVAL,
 	OPTION_OBJECT,
+	OPTION_SECRET,
 	OPTION_CLIENT
 } OptionKind;
 
@@ -56,6 +58,7 @@ static const struct
 	{"id_space", OPTION_NAME},
 	{"start", OPTION_START},
 	{"mapping", OPTION_OBJECT},
+	{"secret", OPTION_SECRET},
 	{"client", OPTION_CLIENT}
 };
 
@@ -123,33 +126,83 @@ check_client_option(const char *name, const JsonbValue *v)
 				 errdetail("%s", why)));
 }
 
+static const char *
+protocol_of(const JsonbValue *client)
+{
+	JsonbValue	v;
+
+	if (getKeyJsonValueFromContainer(client->val.binary.data, "security.protocol", strlen("security.protocol"), &v) &&
+		v.type == jbvString)
+		return value_text(&v);
+	return "plaintext";
+}
+
+/* Who gives a CA or a user, but forgets the protocol, would get neither. */
 static void
-check_client(const JsonbValue *object, bool kafka)
+check_protocol(const char *name, const char *protocol)
+{
+	bool		used = true;
+
+	if (strncmp(name, "sasl.", 5) == 0)
+		used = strncmp(protocol, "sasl_", 5) == 0;
+	else if (strncmp(name, "ssl.", 4) == 0)
+		used = strcmp(protocol, "ssl") == 0 || strcmp(protocol, "sasl_ssl") == 0;
+	if (!used)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client option \"%s\" has no effect with security.protocol \"%s\"", name, protocol)));
+}
+
+static void
+require_option(const JsonbValue *client, const char *name, const char *synonym, const char *protocol)
+{
+	JsonbValue	v;
+
+	if (getKeyJsonValueFromContainer(client->val.binary.data, name, strlen(name), &v) == NULL &&
+		getKeyJsonValueFromContainer(client->val.binary.data, synonym, strlen(synonym), &v) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("client option \"%s\" is needed with security.protocol \"%s\"", name, protocol)));
+}
+
+static void
+check_client(const JsonbValue *client)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
 	JsonbValue	v;
 	char	   *name = NULL;
+	const char *protocol;
 
-	if (object->type != jbvBinary || !JsonContainerIsObject(object->val.binary.data))
+	if (client->type != jbvBinary || !JsonContainerIsObject(client->val.binary.data))
 		refuse_option("client", "an object of librdkafka options");
-	if (!kafka)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("a source without brokers has no client options")));
-	it = JsonbIteratorInit(object->val.binary.data);
+	protocol = protocol_of(client);
+	it = JsonbIteratorInit(client->val.binary.data);
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
 			name = value_text(&v);
 		else if (token == WJB_VALUE)
+		{
 			check_client_option(name, &v);
+			check_protocol(name, protocol);
+		}
+	}
+	if (strncmp(protocol, "sasl_", 5) == 0)
+	{
+		/* without a mechanism the library takes GSSAPI, which runs a command */
+		require_option(client, "sasl.mechanism", "sasl.mechanisms", protocol);
+		require_option(client, "sasl.username", "sasl.username", protocol);
 	}
 }
 
 static void
 check_value(const char *name, OptionKind kind, const JsonbValue *v, bool kafka)
 {
+	if (!kafka && (kind == OPTION_SECRET || kind == OPTION_CLIENT))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("source option \"%s\" is of sources with brokers only", name)));
 	switch (kind)
 	{
 		case OPTION_BOOL:
@@ -157,6 +210,7 @@ check_value(const char *name, OptionKind kind, const JsonbValue *v, bool kafka)
 				refuse_option(name, "true, false, \"on\" or \"off\"");
 			break;
 		case OPTION_NAME:
+		case OPTION_SECRET:
 			if (v->type != jbvString || v->val.string.len == 0 || v->val.string.len > MAX_NAME)
 				refuse_option(name, "a string of 1 to 63 bytes");
 			break;
@@ -176,7 +230,7 @@ check_value(const char *name, OptionKind kind, const JsonbValue *v, bool kafka)
 				refuse_option(name, "an object");
 			break;
 		case OPTION_CLIENT:
-			check_client(v, kafka);
+			check_client(v);
 			break;
 	}
 }
@@ -220,6 +274,11 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 	}
 	if (format->compile)
 		(void) format->compile(options);
+	else if (getKeyJsonValueFromContainer(&options->root, "mapping", strlen("mapping"), &v))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("format \"%s\" has no mapping", format->name),
+				 errhint("Format json has one.")));
 }
 
 /* ---------------------------------------------------------------- brokers and topics */
@@ -301,7 +360,8 @@ check_source(const Source *s)
 	if (f == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("unknown format \"%s\"", format)));
+				 errmsg("unknown format \"%s\"", format),
+				 errhint("Formats are segment and json.")));
 	if (workers < 1 || workers > MAX_WORKERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -591,11 +651,12 @@ set_position(FunctionCallInfo fcinfo, bool adopt)
 	SPI_connect();
 	values[0] = Int32GetDatum(lock_source(name).id);
 	if (cdp_owner_query(adopt ?
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL,"
-						" last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL, state = 'ok', source_epoch = source_epoch OPERATOR(pg_catalog.+) 1"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.=) 'diverged'" :
-						"UPDATE cdp_data.source_offset SET position = $4, last_record_time = NULL, last_record_hash = NULL"
+						"UPDATE cdp_data.source_offset SET position = $4, last_record_offset = NULL,"
+						" last_record_time = NULL, last_record_hash = NULL"
 						" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
 						" AND partition OPERATOR(pg_catalog.=) $3 AND state OPERATOR(pg_catalog.<>) 'diverged'",
 						lengthof(types), types, values, NULL) != 1)

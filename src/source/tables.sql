@@ -33,9 +33,11 @@ CREATE TABLE IF NOT EXISTS cdp_data.source_offset (
 	workspace_id integer NOT NULL,
 	position bigint NOT NULL,
 	source_epoch integer NOT NULL DEFAULT 1,
+	last_record_offset bigint,
 	last_record_time timestamptz,
 	last_record_hash bigint,
 	state text NOT NULL DEFAULT 'ok' CONSTRAINT source_offset_state_check CHECK (state IN ('ok', 'diverged', 'unverified')),
+	tombstones bigint NOT NULL DEFAULT 0,
 	updated_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	CONSTRAINT source_offset_pkey PRIMARY KEY (source_id, topic, partition)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000);
@@ -46,9 +48,11 @@ COMMENT ON COLUMN cdp_data.source_offset.partition IS 'Partition of the topic.';
 COMMENT ON COLUMN cdp_data.source_offset.workspace_id IS 'Workspace of the source.';
 COMMENT ON COLUMN cdp_data.source_offset.position IS 'Offset of the next record to be read.';
 COMMENT ON COLUMN cdp_data.source_offset.source_epoch IS 'Raised when a recreated topic is adopted.';
+COMMENT ON COLUMN cdp_data.source_offset.last_record_offset IS 'Offset of the last record read, which control records may follow; NULL: none is known.';
 COMMENT ON COLUMN cdp_data.source_offset.last_record_time IS 'Time stamp of the last record read, part of its fingerprint.';
 COMMENT ON COLUMN cdp_data.source_offset.last_record_hash IS 'Keyed hash of the last record read; another one at that offset means that the topic was recreated.';
 COMMENT ON COLUMN cdp_data.source_offset.state IS 'ok; diverged: the topic is not the one we read, consumption stopped; unverified: the last record is gone, so it could not be compared.';
+COMMENT ON COLUMN cdp_data.source_offset.tombstones IS 'Records without a value that were passed, each time they were read.';
 COMMENT ON COLUMN cdp_data.source_offset.updated_at IS 'Instant of the last batch.';
 
 CREATE TABLE IF NOT EXISTS cdp_data.source_gap (

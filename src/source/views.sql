@@ -48,7 +48,9 @@ SELECT s.name AS source,
 	x.pid AS worker_pid,
 	o.updated_at AS last_commit_at,
 	x.last_error,
-	x.last_error_at
+	x.last_error_at,
+	COALESCE(s.options OPERATOR(pg_catalog.#>>) '{client,security.protocol}', 'plaintext') AS security,
+	o.tombstones
 FROM cdp_data.source s
 	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) s.workspace_id
 	CROSS JOIN LATERAL pg_catalog.unnest(s.topics) WITH ORDINALITY AS t(topic, number)
@@ -75,6 +77,8 @@ COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
 COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';
 COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of its worker, with whatever topic; it stays when the trouble is over, see state.';
 COMMENT ON COLUMN cdp.source_status.last_error_at IS 'When.';
+COMMENT ON COLUMN cdp.source_status.security IS 'How its brokers are reached: plaintext, ssl, sasl_plaintext (with a password, not encrypted) or sasl_ssl.';
+COMMENT ON COLUMN cdp.source_status.tombstones IS 'Records without a value that were passed; one that is read again is counted again.';
 REVOKE ALL ON cdp.source_status FROM PUBLIC;
 GRANT SELECT ON cdp.source_status TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 

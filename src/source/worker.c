@@ -26,10 +26,17 @@
  * SIGTERM is die: it ends a wait at once, and a batch at its next check.
  *
  * Memory: w.cxt for the life of the process, batch_cxt reset after each round.
- * The consumer is opened after the fork and closed in before_shmem_exit; it
- * owns the bodies of a batch until release().
+ * glibc raises the size from which it maps a block by itself, up to 32 MB, each
+ * time such a block is freed; after some big messages the blocks of a batch then
+ * lie among others in the heap, which never gets shorter.  It is fixed instead.
+ * The consumer is opened after the fork and closed in before_shmem_exit
+ * (consumer.c); it owns the bodies of a batch until release().
  */
 #include "cdp.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -54,13 +61,14 @@
 #define RETRY_FIRST_MS 50		/* after a lost lock; doubled up to */
 #define RETRY_MAX_MS 1000
 #define RATE_MS 1000			/* a rate is counted over at least this */
+#define AHEAD_MS 600000			/* a record that is later than now by this says nothing about time */
 #define CONTEXT_PARTS 8			/* partitions that an error context names */
+#define MAPPED_BYTES (512 * 1024)	/* blocks of memory from this size are given back when they are freed */
 
 static Worker w;
 static MemoryContext batch_cxt;
 static CdpMessage *messages;
 static int	max_messages = 0;
-static WaitEventSet *wait_set;
 static TimestampTz batch_started = 0;
 static int	retries = 0;		/* in a row */
 
@@ -137,6 +145,7 @@ keep_row(void)
 	w.option_names = keep_array(column(6, &isnull), &w.noptions);
 	w.option_values = keep_array(column(7, &isnull), &n);
 	w.nworkers = DatumGetInt32(column(8, &isnull));
+	w.secret = keep_text(9);
 }
 
 /* False: there is no such source, or it is at rest. */
@@ -154,7 +163,8 @@ load_source(void)
 							" coalesce(options OPERATOR(pg_catalog.->>) 'start', '') OPERATOR(pg_catalog.=) 'latest',"
 							" ARRAY(SELECT key FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
 							" ARRAY(SELECT value FROM pg_catalog.jsonb_each_text(options OPERATOR(pg_catalog.->) 'client') ORDER BY key),"
-							" workers"
+							" workers,"
+							" coalesce(options OPERATOR(pg_catalog.->>) 'secret', name)"
 							" FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1"
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
@@ -166,34 +176,6 @@ load_source(void)
 }
 
 /* ---------------------------------------------------------------- the transport */
-
-static void
-close_consumer(int code, Datum arg)
-{
-	if (w.consumer)
-		w.transport->close(w.consumer);
-	w.consumer = NULL;
-}
-
-static void
-open_consumer(void)
-{
-	CdpTransportFunction door = (CdpTransportFunction)
-	load_external_function(CDP_KAFKA_LIBRARY, CDP_KAFKA_SYMBOL, true, NULL);
-	const char *error = NULL;
-
-	w.transport = door();
-	before_shmem_exit(close_consumer, (Datum) 0);
-	w.consumer = w.transport->open(w.brokers, w.option_names, w.option_values, w.noptions, &error);
-	if (w.consumer == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("could not open a Kafka consumer: %s", error ? error : "no reason given")));
-	wait_set = cdp_create_wait_event_set(3);
-	AddWaitEventToSet(wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	AddWaitEventToSet(wait_set, WL_SOCKET_READABLE, w.transport->wakeup_fd(w.consumer), NULL, NULL);
-}
 
 /* What the library wants us to know; one that it cannot get over ends the process. */
 static void
@@ -220,17 +202,17 @@ take_errors(void)
 
 /* ---------------------------------------------------------------- a batch */
 
-/* The record before the position, read once more: is it the one that we read? */
+/* The known record, read once more: is it the same one?  False: msg is a later one. */
 static bool
 verify(Part *part, const CdpMessage *msg)
 {
 	part->verify = false;
-	if (msg->offset >= part->position)
+	if (msg->offset != part->known.offset)
 	{
-		part->new_state = "unverified"; /* it is gone: compacted, or a control record */
+		part->new_state = "unverified"; /* compacted */
 		return false;
 	}
-	if (cdp_record_hash(w.workspace_id, msg) == part->last_hash)
+	if (cdp_record_hash(w.workspace_id, msg) == part->known.hash)
 	{
 		part->new_state = "ok";
 		return true;
@@ -238,8 +220,19 @@ verify(Part *part, const CdpMessage *msg)
 	part->state = CDP_PART_DIVERGED;
 	part->new_state = "diverged";
 	w.assign = true;
-	cdp_part_report_diverged(&w, part, "The record before the position is another one.");
+	cdp_part_report_diverged(&w, part, "A record that was read is another one now.");
 	return true;
+}
+
+/* What is to be known of a message that is handed to the engine. */
+static void
+note_message(Part *part, CdpMessage *msg, TimestampTz ahead)
+{
+	part->last = msg;
+	part->counted++;
+	part->ntombstones += msg->body.s == NULL;
+	if (msg->record_time < ahead && (part->latest == CDP_NO_TIME || msg->record_time > part->latest))
+		part->latest = msg->record_time;
 }
 
 /* Keep what is ours and new; returns how many messages are left, in front. */
@@ -248,6 +241,7 @@ sort_out(int n)
 {
 	int			kept = 0;
 	Part	   *part = NULL;
+	TimestampTz ahead = TimestampTzPlusMilliseconds(batch_started, AHEAD_MS);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -263,8 +257,7 @@ sort_out(int n)
 		if (msg->offset < part->position)
 			continue;
 		messages[kept] = *msg;
-		part->last = &messages[kept++];
-		part->counted++;
+		note_message(part, &messages[kept++], ahead);
 	}
 	return kept;
 }
@@ -298,23 +291,27 @@ make_advances(CdpAdvance *advances)
 		Part	   *part = w.parts[i];
 		CdpPartition id = cdp_part_id(&w, part);
 		CdpAdvance *a = &advances[n];
+		int64		next;
 
 		part->next = part->position;
 		if (part->state != CDP_PART_OK)
 			continue;
-		part->next = Max(part->position, w.transport->position(w.consumer, &id));
-		if (part->verify && part->next >= part->position)
+		next = w.transport->position(w.consumer, &id);
+		if (part->verify && next >= part->position)
 		{
-			part->verify = false;	/* nothing is left of the record before the position */
+			part->verify = false;	/* the known record is gone */
 			part->new_state = "unverified";
 		}
-		if (part->next == part->position)
+		if (next <= part->position)
 			continue;
-		*a = (CdpAdvance) {id.topic, id.partition, part->position, part->next, CDP_NO_TIME, 0};
-		if (part->last && part->last->offset + 1 == part->next)
+		part->next = next;
+		*a = (CdpAdvance) {id.topic, id.partition, part->position, next, -1, CDP_NO_TIME, 0, part->ntombstones};
+		if (part->last)
 		{
+			part->next_read = (Record) {part->last->offset, cdp_record_hash(w.workspace_id, part->last)};
+			a->last_offset = part->next_read.offset;
 			a->last_time = part->last->record_time;
-			a->last_hash = cdp_record_hash(w.workspace_id, part->last);
+			a->last_hash = part->next_read.hash;
 		}
 		n++;
 	}
@@ -330,7 +327,7 @@ write_states(void)
 
 		if (part->new_state)
 			cdp_position_set_state(w.source_id, w.topics[part->topic].name, part->partition,
-								   part->new_state);
+								   part->next, part->new_state);
 	}
 }
 
@@ -340,6 +337,8 @@ forget_batch(void)
 	for (int i = 0; i < w.nparts; i++)
 	{
 		w.parts[i]->last = NULL;
+		w.parts[i]->next_read.offset = -1;
+		w.parts[i]->ntombstones = 0;
 		w.parts[i]->new_state = NULL;
 	}
 	w.transport->release(w.consumer);
@@ -362,6 +361,18 @@ batch_context(void *arg)
 				   (long long) part->position, (long long) part->last->offset);
 		named++;
 	}
+}
+
+/* The batch is committed. */
+static void
+take_committed(Part *part)
+{
+	part->position = part->next;
+	if (part->next_read.offset >= 0)
+		part->read = part->next_read;
+	part->trusted |= !part->verify;
+	if (part->mark_time == CDP_NO_TIME)
+		cdp_part_mark(part);
 }
 
 /* Apply n messages of the queue in one transaction; how many were new. */
@@ -387,12 +398,8 @@ apply(int n)
 	cdp_stage_stop(CDP_STAGE_COMMIT, t, kept);
 	error_context_stack = context.previous;
 	for (int i = 0; i < w.nparts; i++)
-	{
-		if (w.parts[i]->state != CDP_PART_OK)
-			continue;
-		w.parts[i]->position = w.parts[i]->next;
-		w.parts[i]->trusted |= !w.parts[i]->verify;
-	}
+		if (w.parts[i]->state == CDP_PART_OK)
+			take_committed(w.parts[i]);
 	return kept;
 }
 
@@ -585,7 +592,7 @@ wait_for_something(void)
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	(void) WaitEventSetWait(wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
+	(void) WaitEventSetWait(w.wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
 	ResetLatch(MyLatch);
 }
 
@@ -621,6 +628,7 @@ loop(void)
 		look_around();
 		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
 		{
+			cdp_consumer_renew(&w);
 			cdp_parts_round(&w);
 			publish(-1);
 		}
@@ -638,19 +646,28 @@ loop(void)
 }
 
 static void
+bound_memory(void)
+{
+#ifdef __GLIBC__
+	(void) mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES);
+#endif
+}
+
+static void
 run(void)
 {
 	if (!load_source())
 		cdp_slot_end();
 	cdp_recent_start();
 	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
-	open_consumer();
+	cdp_consumer_open(&w);
 	loop();
 }
 
 void
 cdp_source_main(Datum arg)
 {
+	bound_memory();
 	w.slot = cdp_slot_attach(arg);
 	w.cxt = AllocSetContextCreate(TopMemoryContext, "cdp source", ALLOCSET_DEFAULT_SIZES);
 	batch_cxt = AllocSetContextCreate(TopMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);

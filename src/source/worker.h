@@ -1,11 +1,21 @@
 /*
- * worker.h: what one source worker knows, shared by its two files: worker.c
- * (the process, the batches) and partitions.c (what there is to read).
+ * worker.h: what one source worker knows, shared by its three files: worker.c
+ * (the process, the batches), partitions.c (what there is to read) and
+ * consumer.c (how Kafka is reached).
  */
 #ifndef CDP_WORKER_H
 #define CDP_WORKER_H
 
+#include "storage/latch.h"
+
 #include "launcher.h"
+
+/* a record that was read, and how to know it again */
+typedef struct Record
+{
+	int64		offset;			/* -1: none is known */
+	int64		hash;
+} Record;
 
 /* one partition that this worker consumes */
 typedef struct Part
@@ -14,9 +24,18 @@ typedef struct Part
 	int32		partition;
 	CdpPartitionState state;
 	bool		trusted;		/* its topic is known to be the one that we read */
-	bool		verify;			/* assigned one record early, to compare it */
-	int64		position;		/* committed */
-	int64		last_hash;		/* of the record before position */
+	bool		verify;			/* assigned from the known record on, to compare it */
+	Record		known;			/* the last one, or that of the mark */
+	int64		position;		/* committed, like the next two */
+	Record		read;			/* the last one */
+	TimestampTz latest;			/* of the records read; CDP_NO_TIME: not known */
+
+	/* what was so when the topic was the one that we read: see partitions.c */
+	TimestampTz mark_time;		/* latest; CDP_NO_TIME: there is no mark */
+	int64		mark;			/* position */
+	Record		mark_read;		/* the last one */
+	int64		later;			/* offset below mark of a record that is later; -1: none */
+	bool		suspect;		/* compare the record of the mark */
 
 	int64		end;			/* as the broker said last; -1: never */
 	TimestampTz end_at;
@@ -25,6 +44,8 @@ typedef struct Part
 
 	/* of the batch at work */
 	CdpMessage *last;			/* its last message; NULL: none */
+	Record		next_read;		/* the same; offset -1: none */
+	int64		ntombstones;
 	int64		next;
 	const char *new_state;		/* to be written with the batch; NULL: as it is */
 
@@ -44,6 +65,18 @@ typedef struct Topic
 	Part	  **parts;			/* by number; NULL: another worker's */
 } Topic;
 
+/* a file as it was when it was read; all zero: it was not there */
+typedef struct CdpFileMark
+{
+	uint64		device,
+				inode;
+	int64		size,
+				changed_s,
+				changed_ns;
+} CdpFileMark;
+
+#define CDP_WORKER_FILES 4		/* secrets, CA, certificate, key */
+
 typedef struct Worker
 {
 	CdpSlot    *slot;
@@ -54,6 +87,7 @@ typedef struct Worker
 	int			nworkers;
 	const char *name;
 	const char *brokers;
+	const char *secret;			/* its name in the secrets file */
 	bool		from_latest;
 	int			noptions;
 	const char **option_names;
@@ -61,6 +95,8 @@ typedef struct Worker
 
 	const CdpTransport *transport;
 	CdpConsumer *consumer;
+	WaitEventSet *wait_set;		/* the consumer's, the latch and the postmaster */
+	CdpFileMark files[CDP_WORKER_FILES];
 
 	int			ntopics;
 	Topic	   *topics;
@@ -68,6 +104,7 @@ typedef struct Worker
 	Part	  **parts;			/* in the order of (topic, partition) */
 	bool		assign;			/* the assignment is not what parts say */
 	bool		parked_full;	/* cdp.parked_limit is reached */
+	bool		look_later;		/* the question what is later than what was read is due */
 	TimestampTz next_discover;
 	TimestampTz next_check;
 
@@ -79,14 +116,20 @@ typedef struct Worker
 extern void cdp_worker_begin(void);
 extern void cdp_worker_commit(void);
 
+/* consumer.c */
+extern void cdp_consumer_open(Worker *w);	/* raises when it cannot be opened */
+extern void cdp_consumer_renew(Worker *w);	/* opens it again if the files that it reads changed; not within a batch */
+
 /* partitions.c */
 extern void cdp_parts_round(Worker *w); /* find, look up, assign, ask for ends: what is due */
 extern Part *cdp_parts_find(Worker *w, CdpStr topic, int32 partition);
 extern void cdp_parts_reread(Worker *w);	/* positions as committed, then assign again */
+extern void cdp_parts_restart(Worker *w);	/* the consumer is another one: look at everything again */
 extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
 extern TimestampTz cdp_parts_next_round(const Worker *w);
 extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
 extern bool cdp_parts_reached(const Worker *w); /* every end of the request is passed */
+extern void cdp_part_mark(Part *part);
 extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
 extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
 

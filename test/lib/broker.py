@@ -20,8 +20,9 @@ CLUSTER_ID = 'AAAAAAAAQACAAAAAAAAAAQ'
 PROPERTIES = '''process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.retention.ms=-1
@@ -34,13 +35,31 @@ message.max.bytes=4194304
 broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=250
 log.retention.check.interval.ms=500
+log.cleaner.backoff.ms=500
 '''
+
+
+class Listener:
+    """One more door of a broker, with its protocol and the broker's settings of this listener."""
+
+    def __init__(self, name, protocol, **settings):
+        self.name = name
+        self.protocol = protocol
+        self.address = f'localhost:{machine.free_port()}'
+        # dots of a setting as double, hyphens as triple underscores
+        self.settings = ''.join(f'listener.name.{name.lower()}.{key.replace("___", "-").replace("__", ".")}={value}\n'
+                                for key, value in settings.items())
+
+
+def scram_user(mechanism, user, password):
+    """An argument of Kafka's programs that makes a user."""
+    return f'{mechanism}=[name={user},password={password}]'
 
 
 class Kafka:
     """One broker; its log outlives kill() and start()."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, listeners=(), users=()):
         if not glob.glob(JARS + '/kafka_2.13-*.jar'):
             raise RuntimeError(f'no Kafka in {JARS}: test/run/prepare kafka fetches it')
         self.port = machine.free_port()
@@ -52,8 +71,12 @@ class Kafka:
         self.java = [machine.java(), '-Xmx512m', '-Djava.io.tmpdir=' + directory,
                      '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', JARS + '/*']
         with open(self.properties, 'w', encoding='ascii') as f:
-            f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory))
-        machine.run([*self.java, 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties])
+            f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory,
+                                      listeners=''.join(f',{each.name}://{each.address}' for each in listeners),
+                                      protocols=''.join(f',{each.name}:{each.protocol}' for each in listeners)))
+            f.writelines(each.settings for each in listeners)
+        machine.run([*self.java, 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties,
+                     *(argument for user in users for argument in ('--add-scram', user))])
         tap.on_failure(lambda: tap.show_end_of(self.log, 20))
 
     def start(self):
@@ -93,10 +116,32 @@ class Kafka:
         admin.create_partitions([NewPartitions(name, total)])[name].result(REQUEST_SECONDS)
         self._wait_for_partitions(name, total)
 
+    def set_password(self, user, password, mechanism):
+        """Give a user of SCRAM another password."""
+        machine.run([*self.java, 'kafka.admin.ConfigCommand', '--bootstrap-server', self.address, '--alter',
+                     '--add-config', f'{mechanism}=[password={password}]', '--entity-type', 'users', '--entity-name', user])
+
     def delete_topic(self, name):
         """Delete a topic; its files go a moment later."""
         admin = self.admin()
         admin.delete_topics([name])[name].result(REQUEST_SECONDS)
+
+    def recreate_topic(self, name, partitions=4, **config):
+        """Delete a topic and make it again, as fast as the broker does it."""
+        admin = self.admin()
+        admin.delete_topics([name])[name].result(REQUEST_SECONDS)
+        # until then it would take records for the old one
+        tap.wait_for(lambda: name not in admin.list_topics(timeout=REQUEST_SECONDS).topics, f'{name} is gone')
+
+        def create():
+            try:
+                self.create_topic(name, partitions, **config)
+                return True
+            except confluent_kafka.KafkaException as e:
+                if e.args[0].code() != confluent_kafka.KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+                return False
+        tap.wait_for(create, f'{name} can be made again')
 
     def _wait_for_partitions(self, name, count):
         def leaders():
@@ -107,6 +152,17 @@ class Kafka:
     def producer(self, **config):
         """A producer that fails loudly; dots of the options as double underscores."""
         return Producer(self.address, {k.replace('__', '.'): v for k, v in config.items()})
+
+    def consumer(self, **config):
+        """confluent_kafka's consumer, which tells the end of a partition as an error."""
+        return confluent_kafka.Consumer({'bootstrap.servers': self.address, 'group.id': 'test', 'enable.auto.commit': False,
+                                         'enable.partition.eof': True, 'auto.offset.reset': 'earliest', 'logger': _quiet(),
+                                         **{k.replace('__', '.'): v for k, v in config.items()}})
+
+
+def partition(topic, number, offset=confluent_kafka.OFFSET_INVALID):
+    """What confluent_kafka wants for a partition."""
+    return confluent_kafka.TopicPartition(topic, number, offset)
 
 
 class Producer:

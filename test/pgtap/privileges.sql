@@ -21,6 +21,7 @@ SELECT plan(7);
 SELECT results_eq(
 	$$SELECT object, string_agg(who, ' ' ORDER BY who COLLATE "C") FROM view_right GROUP BY object ORDER BY object COLLATE "C"$$,
 	$$VALUES
+	('erasure', 'auditor:select privacy_officer:select'),
 	('event', 'admin:select analyst:select marketer:select privacy_officer:select'),
 	('identifier', 'admin:select analyst:select marketer:select privacy_officer:select'),
 	('identity_warning', 'admin:select analyst:select marketer:select privacy_officer:select'),
@@ -45,9 +46,11 @@ SELECT results_eq(
 	('current_workspace', 'admin analyst auditor ingest marketer privacy_officer'),
 	('drop_source', 'admin'),
 	('find_profile', 'admin privacy_officer'),
+	('forget', 'privacy_officer'),
 	('get_profile', 'admin privacy_officer'),
 	('grant_workspace', 'admin'),
 	('has_identifier', 'admin analyst auditor marketer privacy_officer'),
+	('header_object', 'admin auditor privacy_officer'),
 	('ingest', 'ingest'),
 	('ingest_many', 'ingest'),
 	('mask_context', 'admin analyst auditor marketer privacy_officer'),

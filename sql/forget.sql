@@ -1,0 +1,105 @@
+-- The right to be forgotten.
+\set VERBOSITY terse
+CREATE FUNCTION pg_temp.send(messages jsonb) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(outcome, ',' ORDER BY ordinal) FROM cdp.ingest(messages) $$;
+-- tables of cdp_data in which a text stands, in whatever column
+CREATE FUNCTION pg_temp.places(what text) RETURNS SETOF text LANGUAGE plpgsql AS $$
+DECLARE t regclass; found boolean;
+BEGIN
+	FOR t IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'cdp_data'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition ORDER BY relname LOOP
+		EXECUTE format('SELECT EXISTS (SELECT FROM %s t WHERE t::text ILIKE $1 OR t::text LIKE $2)', t) INTO found
+			USING '%' || what || '%', '%' || encode(what::bytea, 'hex') || '%';
+		IF found THEN RETURN NEXT t::text; END IF;
+	END LOOP;
+END $$;
+CREATE FUNCTION pg_temp.brief(answer jsonb) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT jsonb_strip_nulls((answer #- '{erasure_id}' #- '{profile_id}') || jsonb_build_object(
+		'deleted', (SELECT jsonb_object_agg(key, value) FROM jsonb_each(answer -> 'deleted') WHERE value <> '0'),
+		'stripped', (SELECT jsonb_object_agg(key, value) FROM jsonb_each(answer -> 'stripped') WHERE value <> '0'))) $$;
+SELECT pg_temp.send('[
+	{"type": "identify", "messageId": "fo-1", "userId": "fo-jane", "anonymousId": "fo-c1", "originalTimestamp": "2026-01-01T00:00:00Z", "traits": {"email": "Jane@Fo.example", "plan": "pro"}},
+	{"type": "track", "event": "Order", "messageId": "fo-2", "userId": "fo-jane", "originalTimestamp": "2026-02-02T00:00:00Z"},
+	{"type": "track", "event": "Order", "messageId": "fo-3", "anonymousId": "fo-c1", "originalTimestamp": "2026-03-03T00:00:00Z"},
+	{"type": "identify", "messageId": "fo-4", "userId": "fo-bob", "anonymousId": "fo-c2", "originalTimestamp": "2026-01-05T00:00:00Z", "traits": {"email": "jane@fo.example", "name": "Bob", "friends": ["jane@fo.example", "x"]}},
+	{"type": "track", "event": "Order", "messageId": "fo-5", "userId": "fo-bob", "originalTimestamp": "2026-01-06T00:00:00Z", "properties": {"n": 1}}]');
+-- who is meant
+SELECT cdp.forget('email', 'jane@fo.example', NULL);
+SELECT cdp.forget('email', 'jane@fo.example', '  ');
+SELECT cdp.forget('email', NULL, 'asked');
+SELECT cdp.forget('no_such', 'x', 'asked');
+SELECT cdp.forget('email', 'jane@fo.example', 'asked', scope => 'all');
+SELECT cdp.forget('email', 'nobody@fo.example', 'asked');
+SELECT cdp.forget('profile_id', '999999999', 'asked');
+SELECT cdp.forget('profile_id', 'jane', 'asked');
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT cdp.forget('email', 'jane@fo.example', 'asked', false);
+ROLLBACK;
+-- a dry run counts and changes nothing, also where nothing can be changed
+BEGIN READ ONLY;
+SELECT pg_temp.brief(cdp.forget('email', 'JANE@fo.example', 'asked'));
+COMMIT;
+SELECT count(*) FROM cdp.event WHERE message_id LIKE 'fo-%';
+-- forgotten: nothing of her is left; what the other presented of hers is stripped
+SELECT pg_temp.brief(cdp.forget('email', 'JANE@fo.example', 'asked by mail', false));
+SELECT pg_temp.places('jane@fo.example'), pg_temp.places('fo-jane'), pg_temp.places('fo-c1');
+SELECT message_id, user_id, traits, properties FROM cdp.event WHERE message_id LIKE 'fo-%' ORDER BY 1;
+SELECT namespace, value FROM cdp.identifier WHERE value LIKE '%fo-%' ORDER BY 1, 2;
+SELECT traits, event_count FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'fo-bob');
+SELECT count(*) FROM cdp.verify();
+SELECT erased_by = current_user AS by_me, reason, scope, tokens FROM cdp.erasure ORDER BY erasure_id DESC LIMIT 1;
+-- again: she is not known
+SELECT cdp.forget('email', 'jane@fo.example', 'asked', false);
+-- nothing old comes back: not the same message, not one with another id, not one of a device with a fast clock
+SELECT pg_temp.send('[
+	{"type": "identify", "messageId": "fo-1", "userId": "fo-jane", "anonymousId": "fo-c1", "originalTimestamp": "2026-01-01T00:00:00Z", "traits": {"email": "Jane@Fo.example", "plan": "pro"}},
+	{"type": "track", "event": "Order", "messageId": "fo-6", "userId": "fo-jane", "originalTimestamp": "2026-02-02T00:00:00Z"},
+	{"type": "track", "event": "Order", "messageId": "fo-7", "anonymousId": "fo-c1", "receivedAt": "2026-03-03T00:00:00Z", "originalTimestamp": "2026-12-03T00:00:00Z"},
+	{"type": "track", "event": "Order", "messageId": "fo-8", "userId": "fo-jane", "anonymousId": "fo-new", "originalTimestamp": "2026-02-02T00:00:00Z"}]');
+-- a weaker one that somebody else presents is stripped, however he spells it
+SELECT pg_temp.send('[
+	{"type": "identify", "messageId": "fo-9", "userId": "fo-bob", "originalTimestamp": "2026-01-07T00:00:00Z", "traits": {"email": " JANE@FO.example", "plan": "free"}}]');
+SELECT pg_temp.places('jane@fo.example'), pg_temp.places('fo-jane'), pg_temp.places('fo-c1');
+SELECT message_id, user_id, traits FROM cdp.event WHERE message_id IN ('fo-6', 'fo-7', 'fo-8', 'fo-9');
+SELECT count(*) FROM cdp.verify();
+-- what is younger makes a new person, whom old messages do not reach
+SELECT pg_temp.send('[{"type": "track", "event": "Back", "messageId": "fo-10", "userId": "fo-jane", "anonymousId": "fo-c1"}]');
+SELECT pg_temp.send('[{"type": "track", "event": "Order", "messageId": "fo-11", "userId": "fo-jane", "originalTimestamp": "2026-02-02T00:00:00Z"}]');
+SELECT event_count FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'fo-jane');
+SELECT count(*) FROM cdp.verify();
+-- a profile id finds the person, also one that was merged away
+SELECT pg_temp.send('[{"type": "page", "messageId": "fo-12", "anonymousId": "fo-a1", "originalTimestamp": "2026-01-01T00:00:00Z"}]');
+SELECT pg_temp.send('[{"type": "page", "messageId": "fo-13", "anonymousId": "fo-a2", "originalTimestamp": "2026-01-02T00:00:00Z"}]');
+SELECT cdp.find_profile('anonymous_id', 'fo-a2') AS merged \gset
+SELECT pg_temp.send('[{"type": "page", "messageId": "fo-14", "userId": "fo-u", "anonymousId": "fo-a1", "originalTimestamp": "2026-01-03T00:00:00Z"},
+	{"type": "page", "messageId": "fo-15", "userId": "fo-u", "anonymousId": "fo-a2", "originalTimestamp": "2026-01-04T00:00:00Z"},
+	{"type": "alias", "messageId": "fo-16", "userId": "fo-u2", "previousId": "fo-u", "originalTimestamp": "2026-01-05T00:00:00Z"}]');
+-- two user ids that an alias made one need no scope; a fragment alone leaves the rest
+BEGIN;
+SELECT pg_temp.brief(cdp.forget('anonymous_id', 'fo-a1', 'asked', false, 'fragment'));
+SELECT message_id FROM cdp.event WHERE message_id LIKE 'fo-1_' AND message_id > 'fo-11' ORDER BY 1;
+SELECT count(*) FROM cdp.verify();
+ROLLBACK;
+SELECT pg_temp.brief(cdp.forget('profile_id', :'merged', 'asked', false));
+SELECT pg_temp.places('fo-a1'), pg_temp.places('fo-a2'), pg_temp.places('fo-u');
+SELECT count(*) FROM cdp.verify();
+-- messages that are set aside: what cannot be read and mentions her goes; what is another's loses the mention
+SELECT pg_temp.send('[
+	{"type": "identify", "messageId": "fo-20", "userId": "fo-kim", "originalTimestamp": "2026-01-01T00:00:00Z", "traits": {"email": "kim@fo.example"}},
+	{"type": "track", "event": "a", "messageId": "fo-21", "userId": "fo-lee", "originalTimestamp": "2026-01-01T00:00:00Z"},
+	{"type": "track", "event": "a", "messageId": "fo-20", "userId": "fo-kim", "originalTimestamp": "2026-01-01T00:00:00Z"},
+	{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "originalTimestamp": "2026-01-01T00:00:00Z", "context": {"traits": {"email": "KIM@fo.example"}}},
+	{"type": "nonsense", "messageId": "fo-22", "userId": "fo-kim"},
+	{"type": "identify", "messageId": "fo-23", "userId": "fo-two", "originalTimestamp": "2026-01-02T00:00:00Z", "traits": {"email": "other@fo.example"}, "context": {"traits": {"email": "kim@fo.example"}}}]');
+SELECT count(*) FROM cdp.quarantine WHERE body_text LIKE '%fo-2%';
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-kim', 'asked', true));
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-kim', 'asked', false));
+SELECT body_text FROM cdp.quarantine WHERE body_text LIKE '%fo-2%' ORDER BY 1;
+SELECT pg_temp.places('kim@fo.example'), pg_temp.places('fo-kim');
+SELECT count(*) FROM cdp.verify();
+-- who may
+SET ROLE cdp_analyst;
+SELECT cdp.forget('user_id', 'fo-lee', 'asked');
+SELECT count(*) FROM cdp.erasure;
+SET ROLE cdp_privacy_officer;
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-lee', 'asked', false));
+RESET ROLE;

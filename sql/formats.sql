@@ -1,0 +1,39 @@
+-- Format json: what a mapping may say, and what becomes of messages.
+\set VERBOSITY default
+\set SHOW_CONTEXT never
+-- a mapping that is wrong is said so when the source is made
+SELECT cdp.create_source('odd', format => 'json');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"message_id": "$.id"}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": ["$.id"]}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "message_id": "id"}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "message_id": {"constant": "id"}}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.ids[first]"}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "who": "$.w"}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "type": "page"}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "type": {"constant": "order"}}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user_id": "$.u", "type": {"path": "$.kind", "calls": {"signup": "register"}}}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"identifiers": [{"namespace": "email"}]}}');
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"call": {"merge": {}}}}');
+SELECT cdp.create_source('odd', format => 'segment', options => '{"mapping": {"user_id": "$.u"}}');
+-- one that is right: a topic that was there before us
+SELECT cdp.create_source('legacy', format => 'json', options => '{"mapping": {"message_id": "$.order_no", "name": "$.what", "time": "$.placed", "order": "$.line",
+	"user_id": "$.customer.id", "identifiers": [{"namespace": "email", "value": "$.customer.mails[0]"}], "type": {"path": "$.what", "calls": {"registered": "identify"}},
+	"traits": "$.customer.profile"}}');
+SELECT cdp.alter_source('legacy', options => '{"mapping": {"user_id": "customer"}}');
+INSERT INTO cdp.inbox (message, source) VALUES
+	('{"order_no": 7001, "line": 1, "what": "ordered", "placed": 1772445600, "customer": {"id": "legacy-1", "mails": ["Bo@Example.com"], "vip": true}, "total": 20.5}', 'legacy'),
+	('{"order_no": 7002, "what": "registered", "placed": "2026-03-02T10:00:01Z", "customer": {"id": "legacy-1", "profile": {"plan": "pro"}}}', 'legacy'),
+	('{"order_no": 7003, "what": "ordered", "placed": "soon", "customer": {"id": "legacy-1"}}', 'legacy'),
+	('{"order_no": 7004, "what": "ordered", "buyer": "legacy-2"}', 'legacy');
+SELECT message_id, type, name, user_id, properties, traits FROM cdp.event WHERE source = 'legacy' ORDER BY message_id;
+SELECT namespace, value FROM cdp.identifier WHERE profile_id = cdp.find_profile('email', 'bo@example.com') ORDER BY 1;
+SELECT traits FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'legacy-1');
+SELECT reason, detail FROM cdp.quarantine WHERE source = 'legacy' ORDER BY id;
+-- another mapping affects later messages only: what is stored stays, and comes again as the same message
+SELECT cdp.alter_source('legacy', options => '{"mapping": {"message_id": "$.order_no", "name": {"constant": "Order"}, "user_id": "$.customer.id", "anonymous_id": "$.buyer"}}');
+SELECT outcome FROM cdp.ingest('{"order_no": 7001, "line": 1, "what": "ordered", "placed": 1772445600, "customer": {"id": "legacy-1", "mails": ["Bo@Example.com"], "vip": true}, "total": 20.5}', 'legacy');
+SELECT outcome FROM cdp.ingest('{"order_no": 7002, "what": "registered", "placed": "2026-03-02T10:00:01Z", "customer": {"id": "legacy-1", "profile": {"plan": "pro"}}}', 'legacy');
+-- and quarantine is replayed with it
+SELECT message_id, outcome, reason FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE source = 'legacy' AND body_text LIKE '%700_, "what"%')) ORDER BY 1;
+SELECT message_id, name, user_id, anonymous_id, properties FROM cdp.event WHERE source = 'legacy' ORDER BY message_id;
+SELECT count(*) FROM cdp.verify();

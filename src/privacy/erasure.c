@@ -1,0 +1,671 @@
+/*
+ * erasure.c: the deletions of cdp.forget(), under the locks of all fragments of the plan.
+ *
+ * In one transaction: what the person's fragments hold goes, its events first;
+ * events of others that presented it are stripped, or go (erasure_plan.c says
+ * which), their links with them; tokens are written; the others are then told
+ * apart anew from what is left, and what is theirs is computed again.
+ *
+ * The rows of message_seen stay and point to nobody (R30).  Their key is
+ * computed from the event again: source, message id, and the stamp if that is
+ * the device's own.  What is not found so is looked for in all partitions, and,
+ * after a source was dropped or got another id space, by a scan.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "privacy/erasure.h"
+#include "profile/dirty.h"
+#include "spi.h"
+
+/* events that went, for message_seen */
+typedef struct Gone
+{
+	Datum	   *keys,
+			   *stamps,
+			   *events;
+	int			n,
+				max;
+	TimestampTz newest;			/* evidence */
+} Gone;
+
+/* ---------------------------------------------------------------- events that go */
+
+static void
+need_gone(Gone *gone, int n)
+{
+	if (gone->n + n <= gone->max)
+		return;
+	gone->max = Max(gone->n + n, gone->max * 2);
+	gone->keys = gone->keys ? repalloc_huge(gone->keys, gone->max * sizeof(Datum)) : palloc(gone->max * sizeof(Datum));
+	gone->stamps = gone->stamps ? repalloc_huge(gone->stamps, gone->max * sizeof(Datum)) : palloc(gone->max * sizeof(Datum));
+	gone->events = gone->events ? repalloc_huge(gone->events, gone->max * sizeof(Datum)) : palloc(gone->max * sizeof(Datum));
+}
+
+/* columns source_id, message_id, original_at, received_at, occurred_at, event_id of a row of the running result */
+static void
+note_gone(const CdpErasurePlan *p, Gone *gone, int row, int column)
+{
+	bool		isnull;
+	uint8	   *key = MemoryContextAlloc(p->cxt, 16);
+	Datum		original = cdp_spi_datum(row, column + 2, &isnull);
+	TimestampTz received = cdp_spi_int64(row, column + 3);
+
+	gone->stamps[gone->n] = isnull ? TimestampTzGetDatum(received) : original;
+	gone->newest = Max(gone->newest, Min(received, cdp_spi_int64(row, column + 4)));
+	cdp_seen_key(p->workspace->id, cdp_source_find(DatumGetInt32(cdp_spi_datum(row, column, &isnull))),
+				 cdp_spi_text(row, column + 1, p->cxt), key);
+	gone->keys[gone->n] = PointerGetDatum(key);
+	gone->events[gone->n++] = Int64GetDatum(cdp_spi_int64(row, column + 5));
+}
+
+#define GONE_COLUMNS "e.source_id, e.message_id, e.original_at, e.received_at, e.occurred_at, e.event_id"
+
+static CdpSpi delete_events_plan = {
+	"DELETE FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) RETURNING " GONE_COLUMNS,
+	1, {INT8ARRAYOID}
+};
+
+static int64
+delete_events(const CdpErasurePlan *p, Gone *gone)
+{
+	Datum		arg = cdp_int8_array(p->fragments, p->nfragments);
+	int			n = cdp_spi_run(&delete_events_plan, &arg, NULL);
+
+	need_gone(gone, n);
+	for (int i = 0; i < n; i++)
+		note_gone(p, gone, i, 1);
+	cdp_spi_end();
+	return n;
+}
+
+/* ---------------------------------------------------------------- what they left in message_seen */
+
+static Datum
+array_of(Datum *values, int n, Oid type)
+{
+	if (type == UUIDOID)
+		return PointerGetDatum(construct_array(values, n, UUIDOID, 16, false, TYPALIGN_CHAR));
+	return PointerGetDatum(construct_array(values, n, type, 8, true, TYPALIGN_DOUBLE));
+}
+
+#define POINTS_TO_NOBODY "UPDATE cdp_data.message_seen s SET identifier_id = 0, event_id = 0"
+
+static CdpSpi seen_plans[] = {
+	{POINTS_TO_NOBODY " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS g(key, stamp, event_id)"
+		" WHERE s.key = g.key AND s.stamp = g.stamp AND s.event_id = g.event_id",
+	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}},
+	{POINTS_TO_NOBODY " WHERE s.key = ANY ($1) AND s.event_id = ANY ($3) AND $2 IS NOT NULL",
+	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}},
+	{POINTS_TO_NOBODY " WHERE s.event_id = ANY ($3) AND $1 IS NOT NULL AND $2 IS NOT NULL",
+	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}}
+};
+
+static int64
+let_seen_point_to_nobody(const Gone *gone)
+{
+	Datum		args[3] = {array_of(gone->keys, gone->n, UUIDOID), array_of(gone->stamps, gone->n, TIMESTAMPTZOID),
+	array_of(gone->events, gone->n, INT8OID)};
+	int64		n = 0;
+
+	for (int i = 0; i < lengthof(seen_plans) && n < gone->n; i++)
+		n += cdp_spi_exec(&seen_plans[i], args, NULL);
+	return n;
+}
+
+/* ---------------------------------------------------------------- events of others */
+
+static CdpSpi move_plan = {
+	"UPDATE cdp_data.event e SET fragment_id = $3 WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)",
+	3, {INT8ARRAYOID, INT8ARRAYOID, INT8OID}
+};
+
+/* an identifier whose fragment goes finds refuge with somebody who presented it, and its events with it */
+static void
+move_refugee(CdpWork *w, const CdpErasurePlan *p, const CdpErasureMember *m)
+{
+	static CdpSpi identifier_plan = {
+		"UPDATE cdp_data.identifier SET fragment_id = $2 WHERE identifier_id = $1", 2, {INT8OID, INT8OID}
+	};
+	int64	   *anchors = palloc((p->nlinks + 1) * sizeof(int64));
+	int			n = 0;
+	Datum		args[3] = {Int64GetDatum(m->hash), Int64GetDatum(m->refuge)};
+	CdpFragment *f = cdp_work_fragment(w, m->refuge);
+
+	cdp_spi_exec(&identifier_plan, args, NULL);
+	anchors[n++] = m->hash;
+	for (int i = 0; i < p->nlinks; i++)
+		if (p->links[i].fate == CDP_STAYS && p->links[i].members[0] == m->hash)
+			anchors[n++] = p->links[i].link_id;
+	args[0] = cdp_int8_array(p->fragments, p->nfragments);
+	args[1] = cdp_int8_array(anchors, n);
+	args[2] = Int64GetDatum(m->refuge);
+	if (cdp_spi_exec(&move_plan, args, NULL) > 0)
+		cdp_mark_recompute(&f, 1, "forgotten");
+	f->changed = true;
+}
+
+static void
+move_refugees(CdpWork *w, const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nmembers; i++)
+		if (p->members[i].fate == CDP_STAYS && p->members[i].refuge)
+			move_refugee(w, p, &p->members[i]);
+}
+
+static CdpSpi others_plan = {
+	"SELECT e.fragment_id, e.anchor, e.user_id, e.anonymous_id, e.properties, e.traits, e.context, " GONE_COLUMNS
+	" FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)",
+	2, {INT8ARRAYOID, INT8ARRAYOID}
+};
+
+static CdpSpi delete_event_plan = {
+	"DELETE FROM cdp_data.event WHERE fragment_id = $1 AND occurred_at = $2 AND event_id = $3",
+	3, {INT8OID, TIMESTAMPTZOID, INT8OID}
+};
+
+static CdpSpi strip_event_plan = {
+	"UPDATE cdp_data.event SET anchor = $4, user_id = $5, anonymous_id = $6, properties = $7, traits = $8, context = $9"
+	" WHERE fragment_id = $1 AND occurred_at = $2 AND event_id = $3",
+	9, {INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID}
+};
+
+/* one of them, as it was read */
+typedef struct Other
+{
+	int64		fragment_id,
+				anchor,
+				event_id;
+	TimestampTz occurred_at;
+	CdpStr		user_id,
+				anonymous_id;
+	Jsonb	   *documents[3];
+} Other;
+
+static void
+read_other(const CdpErasurePlan *p, Other *o, int row)
+{
+	bool		isnull;
+	MemoryContext old = MemoryContextSwitchTo(p->cxt);
+
+	o->fragment_id = cdp_spi_int64(row, 1);
+	o->anchor = cdp_spi_int64(row, 2);
+	o->user_id = cdp_spi_text(row, 3, p->cxt);
+	o->anonymous_id = cdp_spi_text(row, 4, p->cxt);
+	for (int i = 0; i < lengthof(o->documents); i++)
+	{
+		Datum		d = cdp_spi_datum(row, 5 + i, &isnull);
+
+		o->documents[i] = isnull ? NULL : DatumGetJsonbPCopy(d);
+	}
+	o->occurred_at = cdp_spi_int64(row, 12);
+	o->event_id = cdp_spi_int64(row, 13);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+strip_other(const CdpErasurePlan *p, const CdpErased *erased, const Other *o)
+{
+	bool		no_user = o->user_id.s == NULL || cdp_is_erased(erased, o->user_id);
+	bool		no_anonymous = o->anonymous_id.s == NULL || cdp_is_erased(erased, o->anonymous_id);
+	Datum		args[9] = {Int64GetDatum(o->fragment_id), TimestampTzGetDatum(o->occurred_at), Int64GetDatum(o->event_id),
+		Int64GetDatum(cdp_erasure_new_anchor(p, o->anchor)),
+		no_user ? (Datum) 0 : cdp_text(o->user_id), no_anonymous ? (Datum) 0 : cdp_text(o->anonymous_id)
+	};
+	char		nulls[10] = "         ";
+
+	nulls[4] = no_user ? 'n' : ' ';
+	nulls[5] = no_anonymous ? 'n' : ' ';
+	for (int i = 0; i < lengthof(o->documents); i++)
+	{
+		Jsonb	   *stripped = cdp_strip(erased, o->documents[i]);
+
+		args[6 + i] = PointerGetDatum(stripped ? stripped : o->documents[i]);
+		nulls[6 + i] = o->documents[i] ? ' ' : 'n';
+	}
+	cdp_spi_exec(&strip_event_plan, args, nulls);
+}
+
+static void
+delete_other(const Other *o)
+{
+	Datum		args[3] = {Int64GetDatum(o->fragment_id), TimestampTzGetDatum(o->occurred_at), Int64GetDatum(o->event_id)};
+
+	cdp_spi_exec(&delete_event_plan, args, NULL);
+}
+
+/* fragments that may hold events of links and identifiers that go, and those anchors */
+static bool
+touched_anchors(const CdpErasurePlan *p, Datum *fragments, Datum *anchors)
+{
+	int64	   *a = palloc((p->nlinks + p->nmembers) * sizeof(int64));
+	int64	   *f = palloc(Max(p->nothers, 1) * sizeof(int64));
+	int			na = 0,
+				nf = 0;
+
+	for (int i = 0; i < p->nlinks; i++)
+		if (p->links[i].fate != CDP_STAYS)
+			a[na++] = p->links[i].link_id;
+	for (int i = 0; i < p->ngone; i++)
+		a[na++] = p->gone[i];
+	for (int i = 0; i < p->nothers; i++)
+		f[nf++] = p->others[i];
+	*fragments = cdp_int8_array(f, nf);
+	*anchors = cdp_int8_array(a, na);
+	return na > 0 && nf > 0;
+}
+
+/* of all its rows: one a source */
+static void
+note_events_of_link(CdpErasurePlan *p, int64 anchor)
+{
+	for (int i = 0; i < p->nlinks; i++)
+		if (p->links[i].link_id == anchor)
+			p->links[i].has_events = true;
+}
+
+static int
+read_others(CdpErasurePlan *p, Gone *gone, Other **others)
+{
+	Datum		args[2];
+	int			n;
+
+	if (!touched_anchors(p, &args[0], &args[1]))
+		return 0;
+	n = cdp_spi_run(&others_plan, args, NULL);
+	*others = MemoryContextAllocZero(p->cxt, Max(n, 1) * sizeof(Other));
+	need_gone(gone, n);
+	for (int i = 0; i < n; i++)
+	{
+		read_other(p, &(*others)[i], i);
+		note_events_of_link(p, (*others)[i].anchor);
+		if (cdp_erasure_anchor(p, (*others)[i].anchor) == CDP_GOES)
+			note_gone(p, gone, i, 8);
+	}
+	cdp_spi_end();
+	return n;
+}
+
+static void
+change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *counts)
+{
+	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
+	Other	   *others = NULL;
+	int			n = read_others(p, gone, &others);
+
+	for (int i = 0; i < n; i++)
+	{
+		CdpFragment *f = cdp_work_fragment(w, others[i].fragment_id);
+
+		if (cdp_erasure_anchor(p, others[i].anchor) == CDP_GOES)
+		{
+			delete_other(&others[i]);
+			counts->event++;
+		}
+		else
+		{
+			strip_other(p, &erased, &others[i]);
+			counts->event_stripped++;
+		}
+		cdp_mark_recompute(&f, 1, "forgotten");
+	}
+}
+
+/* ---------------------------------------------------------------- links of others */
+
+/*
+ * All events of a link belong to one person.  If they are gone, it was the one
+ * that is forgotten; unless they were purged: then the link says whose they were.
+ */
+static bool
+link_survives(const CdpErasurePlan *p, const CdpErasureLink *link)
+{
+	const CdpErasureMember *first = NULL;
+
+	if (link->fate != CDP_STRIPPED)
+		return false;
+	if (link->has_events)
+		return true;
+	for (int i = 0; i < link->nmembers && (first == NULL || first->state == 's'); i++)
+		first = cdp_erasure_member(p, link->members[i]);
+	return link->first_at < p->workspace->watermark && first && first->fate == CDP_STAYS;
+}
+
+static CdpSpi add_link_plan = {
+	"INSERT INTO cdp_data.link AS l (identifier_id, link_id, source_id, kind, weight, workspace_id, first_at, last_at,"
+	" first_event_id, first_message, members) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+	" ON CONFLICT ON CONSTRAINT link_pkey DO UPDATE SET"
+	" first_at = CASE WHEN (excluded.first_at, excluded.first_message) < (l.first_at, l.first_message)"
+	"  THEN excluded.first_at ELSE l.first_at END,"
+	" first_message = CASE WHEN (excluded.first_at, excluded.first_message) < (l.first_at, l.first_message)"
+	"  THEN excluded.first_message ELSE l.first_message END,"
+	" first_event_id = CASE WHEN (excluded.first_at, excluded.first_message) < (l.first_at, l.first_message)"
+	"  THEN excluded.first_event_id ELSE l.first_event_id END,"
+	" last_at = greatest(l.last_at, excluded.last_at)",
+	11, {INT8OID, INT8OID, INT4OID, CHAROID, FLOAT4OID, INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TEXTOID, INT8ARRAYOID}
+};
+
+static CdpSpi add_alone_plan = {
+	"UPDATE cdp_data.identifier SET alone_at = $2, alone_message = $3 WHERE identifier_id = $1"
+	" AND (alone_at IS NULL OR ($2, $3 COLLATE \"C\") < (alone_at, alone_message))",
+	3, {INT8OID, TIMESTAMPTZOID, TEXTOID}
+};
+
+static void
+add_rest(const CdpErasurePlan *p, const CdpErasureLink *link)
+{
+	int64		rest[CDP_MAX_IDENTIFIERS];
+	int			n = cdp_erasure_rest(p, link, rest);
+	Datum		args[11] = {Int64GetDatum(rest[0])};
+
+	if (n == 1)
+	{
+		args[1] = TimestampTzGetDatum(link->first_at);
+		args[2] = cdp_text(link->first_message);
+		cdp_spi_exec(&add_alone_plan, args, NULL);
+		return;
+	}
+	args[1] = Int64GetDatum(cdp_erasure_new_anchor(p, link->link_id));
+	args[2] = Int32GetDatum(link->source_id);
+	args[3] = CharGetDatum(link->kind);
+	args[4] = Float4GetDatum(link->weight);
+	args[5] = Int32GetDatum(p->workspace->id);
+	args[6] = TimestampTzGetDatum(link->first_at);
+	args[7] = TimestampTzGetDatum(link->last_at);
+	args[8] = Int64GetDatum(link->first_event_id);
+	args[9] = cdp_text(link->first_message);
+	args[10] = cdp_int8_array(rest, n);
+	cdp_spi_exec(&add_link_plan, args, NULL);
+}
+
+static CdpSpi retract_plan = {
+	"UPDATE cdp_data.decision SET a = $2 WHERE kind = 'retract' AND a = $1", 2, {INT8OID, INT8OID}
+};
+
+/* after the old rows were deleted */
+static void
+add_stripped_links(const CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	for (int i = 0; i < p->nlinks; i++)
+		if (link_survives(p, &p->links[i]))
+		{
+			add_rest(p, &p->links[i]);
+			counts->link_stripped++;
+		}
+}
+
+static void
+keep_retractions(const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nlinks; i++)
+		if (link_survives(p, &p->links[i]))
+		{
+			Datum		args[2] = {Int64GetDatum(p->links[i].link_id),
+			Int64GetDatum(cdp_erasure_new_anchor(p, p->links[i].link_id))};
+
+			cdp_spi_exec(&retract_plan, args, NULL);
+		}
+}
+
+/* ---------------------------------------------------------------- rows that just go */
+
+#define STEP_ARGS 4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
+
+/*
+ * Counted or deleted by the same condition: $1 the fragments that go, $2 their
+ * identifiers, $3 the links that go or are stripped, $4 all identifiers of the plan.
+ */
+typedef struct Step
+{
+	size_t		count;			/* in CdpErasureCounts */
+	CdpSpi		select;
+	CdpSpi		erase;
+} Step;
+
+#define STEP(member, table, condition) \
+	{offsetof(CdpErasureCounts, member), \
+	{"SELECT pg_catalog.count(*) FROM cdp_data." table " t WHERE " condition, STEP_ARGS}, \
+	{"DELETE FROM cdp_data." table " t WHERE " condition, STEP_ARGS}}
+
+static Step steps[] = {
+	STEP(link, "link", "t.identifier_id = ANY ($4) AND t.link_id = ANY ($3)"),
+	STEP(decision, "decision",
+		 "(t.kind = 'retract' AND t.a = ANY ($3)) OR (t.kind <> 'retract' AND t.a = ANY ($2)) OR t.b = ANY ($2)"),
+	STEP(warning, "identity_warning",
+		 "t.identifier_id = ANY ($2) OR (t.identifier_id = ANY ($4) AND t.link_id = ANY ($3))"),
+	STEP(dirty, "dirty", "t.fragment_id = ANY ($1)"),
+	STEP(profile_trait, "profile_trait", "t.fragment_id = ANY ($1)"),
+	STEP(identifier, "identifier", "t.identifier_id = ANY ($2)"),
+	STEP(profile, "profile", "t.fragment_id = ANY ($1)")
+};
+
+static int64 *
+counter(CdpErasureCounts *counts, const Step *step)
+{
+	return (int64 *) ((char *) counts + step->count);
+}
+
+static void
+step_args(const CdpErasurePlan *p, Datum *args)
+{
+	int64	   *links = palloc(Max(p->nlinks, 1) * sizeof(int64));
+	int64	   *members = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	int			n = 0;
+
+	for (int i = 0; i < p->nlinks; i++)
+		if (p->links[i].fate != CDP_STAYS)
+			links[n++] = p->links[i].link_id;
+	for (int i = 0; i < p->nmembers; i++)
+		members[i] = p->members[i].hash;
+	args[0] = cdp_int8_array(p->fragments, p->nfragments);
+	args[1] = cdp_int8_array(p->gone, p->ngone);
+	args[2] = cdp_int8_array(links, n);
+	args[3] = cdp_int8_array(members, p->nmembers);
+}
+
+static void
+run_steps(const CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	Datum		args[4];
+
+	step_args(p, args);
+	for (int i = 0; i < lengthof(steps); i++)
+		*counter(counts, &steps[i]) += cdp_spi_exec(&steps[i].erase, args, NULL);
+}
+
+static void
+count_steps(const CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	Datum		args[4];
+
+	step_args(p, args);
+	for (int i = 0; i < lengthof(steps); i++)
+	{
+		cdp_spi_run(&steps[i].select, args, NULL);
+		*counter(counts, &steps[i]) += cdp_spi_int64(0, 1);
+		cdp_spi_end();
+	}
+}
+
+/* ---------------------------------------------------------------- tokens */
+
+static CdpSpi token_plan = {
+	"INSERT INTO cdp_data.suppression AS s (identifier_id, not_before, workspace_id, \"check\") VALUES ($1, $2, $3, $4)"
+	" ON CONFLICT ON CONSTRAINT suppression_pkey DO UPDATE SET not_before = greatest(s.not_before, excluded.not_before)",
+	4, {INT8OID, TIMESTAMPTZOID, INT4OID, INT4OID}
+};
+
+static void
+write_tokens(const CdpErasurePlan *p, TimestampTz not_before)
+{
+	for (int i = 0; i < p->nmembers; i++)
+	{
+		const CdpErasureMember *m = &p->members[i];
+		Datum		args[4] = {Int64GetDatum(m->hash), TimestampTzGetDatum(not_before),
+		Int32GetDatum(p->workspace->id), Int32GetDatum(m->check)};
+
+		if (m->fate == CDP_GOES)
+			cdp_spi_exec(&token_plan, args, NULL);
+	}
+}
+
+/* ---------------------------------------------------------------- the others */
+
+static void
+leave_fragments(CdpWork *w, const CdpErasurePlan *p)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < w->nfragments; i++)
+		if (bsearch(&w->fragments[i]->fragment_id, p->fragments, p->nfragments, sizeof(int64), cdp_int64_order) == NULL)
+			w->fragments[kept++] = w->fragments[i];
+	w->nfragments = kept;
+}
+
+static CdpIdent *
+make_ident(CdpWork *w, const CdpErasureMember *m)
+{
+	CdpIdent   *id = palloc0(sizeof(CdpIdent));
+
+	id->hash = m->hash;
+	id->attempt = w->attempt;
+	id->known = true;
+	id->state = m->state;
+	id->fragment_id = m->refuge ? m->refuge : m->fragment_id;
+	return id;
+}
+
+/* one group that presents all of them, and nothing new: it is folded as it is */
+static void
+present_the_others(CdpWork *w, const CdpErasurePlan *p)
+{
+	w->idents = palloc(Max(p->nmembers, 1) * sizeof(CdpIdent *));
+	w->nidents = 0;
+	for (int i = 0; i < p->nmembers; i++)
+		if (p->members[i].fate == CDP_STAYS)
+		{
+			w->idents[w->nidents] = make_ident(w, &p->members[i]);
+			w->idents[w->nidents]->index = w->nidents;
+			w->nidents++;
+		}
+	w->group_of = palloc0(Max(w->nidents, 1) * sizeof(int));
+	w->groups = palloc0(sizeof(CdpGroup));
+	w->groups[0] = (CdpGroup) {.idents = w->idents,.nidents = w->nidents,.examine = true,.next_merged = -1};
+	w->ngroups = 1;
+	w->refold = true;
+}
+
+static CdpSpi contests_plan = {
+	"DELETE FROM cdp_data.contest c WHERE c.contest_id = ANY ($1)"
+	" AND NOT EXISTS (SELECT FROM cdp_data.profile p WHERE p.contest_id = c.contest_id)",
+	1, {INT8ARRAYOID}
+};
+
+static Datum
+contests_of(const CdpWork *w)
+{
+	int64	   *ids = palloc(Max(w->nfragments, 1) * sizeof(int64));
+	int			n = 0;
+
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->contest_id)
+			ids[n++] = w->fragments[i]->contest_id;
+	return cdp_int8_array(ids, n);
+}
+
+/* who is who among them, without the one who went; what is theirs is computed again where it was touched */
+static void
+settle_the_others(CdpWork *w, const CdpErasurePlan *p)
+{
+	leave_fragments(w, p);
+	for (int i = 0; i < w->nfragments; i++)
+		w->fragments[i]->changed = w->fragments[i]->rearranged = true;
+	present_the_others(w, p);
+	if (w->nidents)
+		cdp_settle_components(w);
+	cdp_rel_look(w->trait, GetLatestSnapshot());
+	cdp_fold_events(w);
+	cdp_store_profiles(w);
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+TimestampTz
+cdp_erasure_carry_out(CdpWork *w, CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	Gone		gone = {.newest = DT_NOBEGIN};
+	Datum		contests = contests_of(w);
+	TimestampTz not_before;
+
+	move_refugees(w, p);
+	CommandCounterIncrement();
+	counts->event += delete_events(p, &gone);
+	change_others(w, p, &gone, counts);
+	counts->seen += gone.n ? let_seen_point_to_nobody(&gone) : 0;
+	not_before = Max(w->batch->instant, gone.newest + 1);
+	keep_retractions(p);
+	run_steps(p, counts);
+	add_stripped_links(p, counts);
+	write_tokens(p, not_before);
+	CommandCounterIncrement();
+	if (p->nothers)
+		settle_the_others(w, p);
+	CommandCounterIncrement();
+	cdp_spi_exec(&contests_plan, &contests, NULL);
+	return not_before;
+}
+
+/* ---------------------------------------------------------------- counting only */
+
+static CdpSpi count_events_plan = {
+	"SELECT pg_catalog.count(*) FROM cdp_data.event e WHERE e.fragment_id = ANY ($1)", 1, {INT8ARRAYOID}
+};
+
+static CdpSpi count_others_plan = {
+	"SELECT e.anchor, pg_catalog.count(*) FROM cdp_data.event e"
+	" WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2) GROUP BY e.anchor",
+	2, {INT8ARRAYOID, INT8ARRAYOID}
+};
+
+static void
+count_others(CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	Datum		args[2];
+	int			n;
+
+	if (!touched_anchors(p, &args[0], &args[1]))
+		return;
+	n = cdp_spi_run(&count_others_plan, args, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		note_events_of_link(p, cdp_spi_int64(i, 1));
+		if (cdp_erasure_anchor(p, cdp_spi_int64(i, 1)) == CDP_GOES)
+			counts->event += cdp_spi_int64(i, 2);
+		else
+			counts->event_stripped += cdp_spi_int64(i, 2);
+	}
+	cdp_spi_end();
+}
+
+/* as carry_out() would, but for what moves to a refuge: it is counted as gone */
+void
+cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	Datum		arg = cdp_int8_array(p->fragments, p->nfragments);
+
+	cdp_spi_run(&count_events_plan, &arg, NULL);
+	counts->event += cdp_spi_int64(0, 1);
+	cdp_spi_end();
+	count_others(p, counts);
+	counts->seen += counts->event;
+	count_steps(p, counts);
+	for (int i = 0; i < p->nlinks; i++)
+		counts->link_stripped += link_survives(p, &p->links[i]);
+}

@@ -1,0 +1,448 @@
+/*
+ * forget.c: cdp.forget(), the right to be forgotten.
+ *
+ * One transaction.  Who is meant is found by the identifier or profile id; what
+ * goes is planned (erasure_plan.c); all fragments of the plan are locked in id
+ * order, as a batch would (Z.4), and the plan is read again: if the people
+ * changed meanwhile, in a new attempt.  Then it is carried out (erasure.c), and
+ * messages that are set aside are searched (mentions.c), before the locks, since
+ * that may take a while and nobody should wait for it.
+ *
+ * The row in cdp_data.erasure, committed with it, makes the maintenance worker
+ * repeat what batches of that time may have left behind (complete.c).
+ *
+ * Killed in the middle: nothing has happened.  Twice at once: the second waits
+ * for the first, and finds nobody.  synchronous_commit is on whatever the
+ * session says: what was confirmed must not come back after a crash.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "access/xlog.h"
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "identity/recent.h"
+#include "privacy/erasure.h"
+#include "spi.h"
+
+#define PROFILE_ID_NAMESPACE "profile_id"
+#define MAX_ATTEMPTS 100		/* that others may spoil */
+
+typedef struct Request
+{
+	const CdpWorkspace *workspace;
+	CdpStr		namespace_name,
+				value;
+	char	   *reason;
+	char	   *scope;			/* NULL: not said */
+	bool		dry_run;
+} Request;
+
+typedef struct Outcome
+{
+	CdpErasurePlan plan;
+	CdpErasureCounts counts,
+				mentions;		/* what was found in messages that are set aside, and in events of nobody */
+	TimestampTz not_before;
+	int64		erasure_id;
+	bool		done;
+} Outcome;
+
+/* ---------------------------------------------------------------- who is meant */
+
+static CdpSpi identifier_plan = {
+	"SELECT i.fragment_id, i.state FROM cdp_data.identifier i WHERE i.identifier_id = $1 AND i.\"check\" = $2",
+	2, {INT8OID, INT4OID}
+};
+
+static CdpSpi fragment_plan = {
+	"SELECT p.fragment_id FROM cdp_data.profile p WHERE p.fragment_id = $1 AND p.workspace_id = $2",
+	2, {INT8OID, INT4OID}
+};
+
+/* people who live and presented it, in the links of its component */
+static CdpSpi holders_plan = {
+	"WITH near AS (SELECT p.contest_id FROM cdp_data.profile p WHERE p.fragment_id = $2 AND p.contest_id <> 0)"
+	" SELECT pg_catalog.count(DISTINCT o.profile_id) FROM near n"
+	"  JOIN cdp_data.profile f ON f.contest_id = n.contest_id"
+	"  JOIN cdp_data.identifier i ON i.fragment_id = f.fragment_id"
+	"  JOIN cdp_data.link l ON l.identifier_id = i.identifier_id AND $1 = ANY (l.members)"
+	"  JOIN cdp_data.identifier m ON m.identifier_id = ANY (l.members) AND m.state = 'l'"
+	"  JOIN cdp_data.profile o ON o.fragment_id = m.fragment_id",
+	2, {INT8OID, INT8OID}
+};
+
+static void
+refuse_shared(int64 hash, int64 fragment_id)
+{
+	Datum		args[2] = {Int64GetDatum(hash), Int64GetDatum(fragment_id)};
+	int64		holders;
+
+	cdp_spi_run(&holders_plan, args, NULL);
+	holders = cdp_spi_int64(0, 1);
+	cdp_spi_end();
+	ereport(ERROR,
+			(errcode(ERRCODE_CARDINALITY_VIOLATION),
+			 errmsg("this identifier belongs to nobody alone, and selects nobody"),
+			 errdetail("People who presented it: %lld.", (long long) holders),
+			 errhint("Name the person by another identifier, or by namespace profile_id.")));
+}
+
+static const CdpNamespace *
+person_namespace(const Request *r)
+{
+	const CdpNamespace *ns = cdp_namespace_find(&r->workspace->policy, r->namespace_name);
+
+	if (ns == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("namespace \"%s\" does not exist", r->namespace_name.s)));
+	if (ns->household)
+		ereport(ERROR,
+				(errcode(ERRCODE_CARDINALITY_VIOLATION),
+				 errmsg("an identifier of a household selects nobody"),
+				 errhint("Name the person by an identifier of its own.")));
+	return ns;
+}
+
+/* the fragment of the identifier; 0: nobody has it */
+static int64
+find_by_identifier(const Request *r)
+{
+	const CdpNamespace *ns = person_namespace(r);
+	int64		hash,
+				fragment_id = 0;
+	int32		check;
+	char		state = 'l';
+	bool		isnull;
+	Datum		args[2];
+
+	cdp_ident_hash(r->workspace->id, ns, cdp_normalise(ns, r->value), &hash, &check);
+	args[0] = Int64GetDatum(hash);
+	args[1] = Int32GetDatum(check);
+	if (cdp_spi_run(&identifier_plan, args, NULL) > 0)
+	{
+		fragment_id = cdp_spi_int64(0, 1);
+		state = DatumGetChar(cdp_spi_datum(0, 2, &isnull));
+	}
+	cdp_spi_end();
+	if (state != 'l')
+		refuse_shared(hash, fragment_id);
+	return fragment_id;
+}
+
+static int64
+find_by_profile_id(const Request *r)
+{
+	char	   *end;
+	Datum		args[2];
+	int64		id;
+
+	errno = 0;
+	id = strtoi64(r->value.s, &end, 10);
+	if (errno != 0 || end == r->value.s || *end != '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
+				 errmsg("a profile id is a number")));
+	args[0] = Int64GetDatum(id);
+	args[1] = Int32GetDatum(r->workspace->id);
+	if (cdp_spi_run(&fragment_plan, args, NULL) == 0)
+		id = 0;
+	cdp_spi_end();
+	return id;
+}
+
+static int64
+find_target(const Request *r)
+{
+	if (cdp_str_eq(r->namespace_name, cdp_str(PROFILE_ID_NAMESPACE)))
+		return find_by_profile_id(r);
+	return find_by_identifier(r);
+}
+
+static void
+require_scope(const Request *r, const CdpErasurePlan *p)
+{
+	if (r->scope || !p->ambiguous)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_CARDINALITY_VIOLATION),
+			 errmsg("profile %lld has two values of a namespace that is limited to one, and may be two people",
+					(long long) p->profile_id),
+			 errhint("Say scope => 'profile' for the whole profile, or 'fragment' for what was known of this identifier before it was joined with others.")));
+}
+
+/* ---------------------------------------------------------------- carrying it out */
+
+static bool
+lock_everybody(CdpWork *w, const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nfragments; i++)
+		(void) cdp_work_add_fragment(w, p->fragments[i]);
+	for (int i = 0; i < p->nothers; i++)
+		(void) cdp_work_add_fragment(w, p->others[i]);
+	return cdp_lock_fragments(w);
+}
+
+/* the same fragments as were locked? */
+static bool
+same_people(const CdpErasurePlan *a, const CdpErasurePlan *b)
+{
+	return a->nfragments == b->nfragments && a->nothers == b->nothers &&
+		memcmp(a->fragments, b->fragments, a->nfragments * sizeof(int64)) == 0 &&
+		memcmp(a->others, b->others, a->nothers * sizeof(int64)) == 0;
+}
+
+typedef struct Attempt
+{
+	const Request *request;
+	Outcome    *outcome;
+} Attempt;
+
+static void
+erase(CdpWork *w, void *arg)
+{
+	Attempt    *a = arg;
+	CdpErasurePlan before = a->outcome->plan;
+
+	if (!lock_everybody(w, &before))
+		return;
+	if (!cdp_erasure_plan(&a->outcome->plan) || !same_people(&before, &a->outcome->plan))
+		return;
+	require_scope(a->request, &a->outcome->plan);
+	cdp_read_instant(w);
+	a->outcome->not_before = cdp_erasure_carry_out(w, &a->outcome->plan, &a->outcome->counts);
+	a->outcome->done = true;
+}
+
+static CdpSpi erasure_plan = {
+	"INSERT INTO cdp_data.erasure (workspace_id, erased_at, erased_by, reason, scope, tokens, fragments)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING erasure_id",
+	7, {INT4OID, TIMESTAMPTZOID, NAMEOID, TEXTOID, TEXTOID, INT8ARRAYOID, INT8ARRAYOID}
+};
+
+static void
+record(const Request *r, Outcome *o)
+{
+	NameData	by;
+	Datum		args[7];
+
+	namestrcpy(&by, GetUserNameFromId(GetOuterUserId(), false));
+	args[0] = Int32GetDatum(r->workspace->id);
+	args[1] = TimestampTzGetDatum(o->not_before);
+	args[2] = NameGetDatum(&by);
+	args[3] = CStringGetTextDatum(r->reason);
+	args[4] = CStringGetTextDatum(o->plan.fragment_only ? "fragment" : "profile");
+	args[5] = cdp_int8_array(o->plan.tokens, o->plan.ntokens);
+	args[6] = cdp_int8_array(o->plan.fragments, o->plan.nfragments);
+	cdp_spi_run(&erasure_plan, args, NULL);
+	o->erasure_id = cdp_spi_int64(0, 1);
+	cdp_spi_end();
+}
+
+/* one attempt in a subtransaction, so that locks of a failed one are given up; the plan was read */
+static void
+attempt(const Request *r, Outcome *o)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Attempt		a = {r, o};
+
+	o->counts = (CdpErasureCounts) {0};
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	cdp_apply_other(r->workspace->id, erase, &a);
+	if (o->done)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(cxt);
+	CurrentResourceOwner = owner;
+}
+
+static void
+search_mentions(const Request *r, Outcome *o)
+{
+	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, cdp_clock(), r->dry_run, &o->mentions);
+}
+
+/* false: the target is gone */
+static bool
+forget(const Request *r, Outcome *o, int64 target)
+{
+	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext,.workspace = r->workspace,.target = target};
+	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
+	for (int i = 0; i < MAX_ATTEMPTS && !o->done; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
+		if (!cdp_erasure_plan(&o->plan))
+			return false;
+		require_scope(r, &o->plan);
+		if (i == 0)
+			search_mentions(r, o);
+		attempt(r, o);
+	}
+	if (!o->done)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the person changed during each of %d attempts", MAX_ATTEMPTS)));
+	record(r, o);
+	return true;
+}
+
+static bool
+count(const Request *r, Outcome *o, int64 target)
+{
+	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext,.workspace = r->workspace,.target = target};
+	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
+	if (!cdp_erasure_plan(&o->plan))
+		return false;
+	require_scope(r, &o->plan);
+	cdp_erasure_count(&o->plan, &o->counts);
+	search_mentions(r, o);
+	return true;
+}
+
+/* ---------------------------------------------------------------- the answer */
+
+static void
+put_count(StringInfo out, const char *name, int64 n)
+{
+	char		last = out->data[out->len - 1];
+
+	appendStringInfo(out, "%s\"%s\": " INT64_FORMAT, last == '{' ? "" : ", ", name, n);
+}
+
+static void
+put_deleted(StringInfo out, const Outcome *o)
+{
+	appendStringInfoString(out, ", \"deleted\": {");
+	put_count(out, "event", o->counts.event);
+	put_count(out, "identifier", o->counts.identifier);
+	put_count(out, "link", o->counts.link - o->counts.link_stripped);
+	put_count(out, "profile", o->counts.profile);
+	put_count(out, "profile_trait", o->counts.profile_trait);
+	put_count(out, "dirty", o->counts.dirty);
+	put_count(out, "decision", o->counts.decision);
+	put_count(out, "identity_warning", o->counts.warning);
+	put_count(out, "quarantine", o->mentions.quarantine);
+	put_count(out, "parked", o->mentions.parked);
+	appendStringInfoString(out, "}, \"stripped\": {");
+	put_count(out, "event", o->counts.event_stripped + o->mentions.event_stripped);
+	put_count(out, "link", o->counts.link_stripped);
+	put_count(out, "quarantine", o->mentions.quarantine_stripped);
+	appendStringInfoString(out, "}, \"kept\": {");
+	put_count(out, "message_seen", o->counts.seen);
+	appendStringInfoString(out, "}");
+}
+
+static Datum
+answer(const Request *r, const Outcome *o, bool found)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfo(&out, "{\"found\": %s, \"dry_run\": %s", found ? "true" : "false", r->dry_run ? "true" : "false");
+	if (found)
+	{
+		appendStringInfo(&out, ", \"profile_id\": " INT64_FORMAT ", \"scope\": \"%s\", \"tokens\": %d",
+						 o->plan.profile_id, o->plan.fragment_only ? "fragment" : "profile", o->plan.ntokens);
+		if (!r->dry_run)
+			appendStringInfo(&out, ", \"erasure_id\": " INT64_FORMAT, o->erasure_id);
+		put_deleted(&out, o);
+	}
+	appendStringInfoChar(&out, '}');
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum(out.data));
+}
+
+/* ---------------------------------------------------------------- cdp.forget() */
+
+static char *
+text_argument(FunctionCallInfo fcinfo, int n)
+{
+	return PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n));
+}
+
+static void
+require_argument(bool given, const char *name, const char *hint)
+{
+	if (!given)
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("%s is required", name),
+				 errhint("%s", hint)));
+}
+
+static void
+read_request(FunctionCallInfo fcinfo, Request *r)
+{
+	char	   *namespace_name = text_argument(fcinfo, 0);
+	char	   *value = text_argument(fcinfo, 1);
+
+	r->reason = text_argument(fcinfo, 2);
+	r->dry_run = PG_ARGISNULL(3) || PG_GETARG_BOOL(3);
+	r->scope = text_argument(fcinfo, 4);
+	require_argument(namespace_name && value, "an identifier", "Name the person by namespace and value.");
+	require_argument(r->reason && r->reason[strspn(r->reason, " ")] != '\0', "a reason",
+					 "It is kept with the erasure; write no personal data in it.");
+	if (r->scope && strcmp(r->scope, "fragment") != 0 && strcmp(r->scope, "profile") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("unknown scope \"%s\"", r->scope),
+				 errhint("It is fragment, profile, or NULL.")));
+	r->namespace_name = cdp_str(namespace_name);
+	r->value = cdp_str(value);
+	r->workspace = cdp_workspace_by_name(NULL);
+}
+
+static void
+prepare_to_write(void)
+{
+	cdp_require_read_committed("forget");
+	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	cdp_recent_forget();
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+		(void) set_config_option("synchronous_commit", "on", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_forget);
+
+Datum
+cdp_sql_forget(PG_FUNCTION_ARGS)
+{
+	Request		r = {0};
+	Outcome		o = {.done = false};
+	CdpUserContext user;
+	int64		target;
+	volatile bool found = false;
+
+	cdp_version_require();
+	cdp_key_require();
+	read_request(fcinfo, &r);
+	if (!r.dry_run)
+		prepare_to_write();
+	cdp_become_owner(&user);
+	PG_TRY();
+	{
+		target = find_target(&r);
+		if (target)
+			found = r.dry_run ? count(&r, &o, target) : forget(&r, &o, target);
+	}
+	PG_FINALLY();
+	{
+		cdp_engine_instant = 0;
+	}
+	PG_END_TRY();
+	cdp_become_caller(&user);
+	return answer(&r, &o, found);
+}

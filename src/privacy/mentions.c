@@ -1,0 +1,446 @@
+/*
+ * mentions.c: forgotten identifiers in messages that are set aside, and in events of nobody.
+ *
+ * A message in quarantine or parked has no columns that say who it is about, so
+ * all of the workspace's are searched: for quoted texts and bare words that,
+ * normalised and hashed, are one of the identifiers.  No value is needed, so the
+ * search can be repeated when the values are gone.  Most words are met again in
+ * the next message, so verdicts are remembered.
+ *
+ * A message that mentions one is decoded.  If the engine would drop it, it goes;
+ * if it would strip it, or it says something newer, the words in a quarantined
+ * one are blanked, so that it can be replayed without them; a parked one is left
+ * to the engine, which applies it in a moment.  What cannot be decoded goes when
+ * it mentions one.
+ *
+ * Events with two owners (R65.3) are nobody's; they are searched and stripped.
+ *
+ * Rows that a running batch is taking away are passed over: the engine knows
+ * the tokens when it applies them.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+#include "event/columns.h"
+#include "event/quarantine.h"
+#include "privacy/erasure.h"
+#include "spi.h"
+
+#define VERDICTS 8192			/* words that are remembered */
+
+typedef struct Verdict
+{
+	uint64		word;			/* its hash; 0: none */
+	bool		erased;
+} Verdict;
+
+typedef struct Search
+{
+	MemoryContext cxt;
+	const CdpWorkspace *workspace;
+	CdpErased	erased;
+	TimestampTz not_before;
+	bool		dry_run;
+	CdpErasureCounts *counts;
+	Verdict    *verdicts;
+	List	   *rows;			/* of Row, or Event: to be changed */
+} Search;
+
+/* ---------------------------------------------------------------- words */
+
+static bool
+word_is_erased(Search *s, CdpStr word)
+{
+	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, 0);
+	Verdict    *v = &s->verdicts[h % VERDICTS];
+
+	if (v->word != h)
+		*v = (Verdict) {h, cdp_is_erased(&s->erased, word)};
+	return v->erased;
+}
+
+static bool
+is_delimiter(char c)
+{
+	return (unsigned char) c <= ' ' || strchr(",:;{}[]()\"'<>&?=/", c) != NULL;
+}
+
+typedef void (*Found) (CdpStr word, void *arg);
+
+/* calls found for bare words of a text without quotes; true: there was one */
+static bool
+search_words(Search *s, CdpStr text, Found found, void *arg)
+{
+	bool		any = false;
+
+	for (uint32 from = 0, to; from < text.len; from = to + 1)
+	{
+		for (to = from; to < text.len && !is_delimiter(text.s[to]); to++)
+			;
+		if (to > from && to - from < text.len && word_is_erased(s, (CdpStr) {text.s + from, to - from}))
+		{
+			any = true;
+			if (found)
+				found((CdpStr) {text.s + from, to - from}, arg);
+		}
+	}
+	return any;
+}
+
+/* what stands between two quotes, and the words in it */
+static bool
+search_text(Search *s, CdpStr text, Found found, void *arg)
+{
+	bool		any = false;
+
+	for (uint32 from = 0, to; from < text.len; from = to + 1)
+	{
+		CdpStr		part;
+
+		for (to = from; to < text.len && text.s[to] != '"'; to++)
+			;
+		part = (CdpStr) {text.s + from, to - from};
+		if (part.len == 0)
+			continue;
+		if (word_is_erased(s, part))
+		{
+			any = true;
+			if (found)
+				found(part, arg);
+		}
+		else
+			any |= search_words(s, part, found, arg);
+	}
+	return any;
+}
+
+/* ---------------------------------------------------------------- what the engine would do */
+
+typedef enum Judgement
+{
+	UNREADABLE, WOULD_DROP, WOULD_TAKE
+} Judgement;
+
+/* an event whose time says nothing about the forgetting is newer */
+static bool
+would_drop(const Search *s, CdpEvent *ev)
+{
+	for (int i = 0; i < ev->npresenting; i++)
+		if (bsearch(&ev->idents[i]->hash, s->erased.hashes, s->erased.n, sizeof(int64), cdp_int64_order))
+			ev->idents[i]->suppressed_before = s->not_before;
+	return cdp_suppress_drops(ev);
+}
+
+/* of a message with many events: all of them? */
+static Judgement
+judge(const Search *s, int32 source_id, CdpMessage *msg)
+{
+	CdpBatch	batch = {.cxt = CurrentMemoryContext,.source = cdp_source_find(source_id),.messages = msg,.nmessages = 1};
+
+	if (batch.source == NULL)
+		return UNREADABLE;
+	cdp_decode(&batch);
+	cdp_admit(&batch);
+	if (batch.nevents == 0)
+		return UNREADABLE;
+	for (int i = 0; i < batch.nevents; i++)
+		if (batch.events[i].outcome == CDP_OUT_PENDING && !would_drop(s, &batch.events[i]))
+			return WOULD_TAKE;
+	return WOULD_DROP;
+}
+
+/* ---------------------------------------------------------------- quarantine and parked */
+
+/* columns of a message that may hold something */
+enum
+{
+	PART_BODY, PART_KEY, PART_HEADERS, PART_SHARED, PARTS
+};
+
+typedef struct Row
+{
+	int64		id;
+	bool		goes;
+	CdpStr		parts[PARTS];	/* blanked, when it stays */
+} Row;
+
+#define PLACE_COLUMNS "x.source_id, x.topic, x.\"partition\", x.\"offset\", x.record_time, x.body, x.key, x.headers"
+
+static CdpSpi quarantine_plan = {
+	"SELECT x.quarantine_id, " PLACE_COLUMNS ", x.shared FROM cdp_data.quarantine x WHERE x.workspace_id = $1",
+	1, {INT4OID}
+};
+
+static CdpSpi parked_plan = {
+	"SELECT x.parked_id, " PLACE_COLUMNS ", NULL::pg_catalog.bytea FROM cdp_data.parked x WHERE x.workspace_id = $1",
+	1, {INT4OID}
+};
+
+/* the message points into the parts */
+static void
+read_message(CdpMessage *msg, CdpStr *parts, int row)
+{
+	bool		isnull;
+	Datum		d;
+
+	for (int i = 0; i < PARTS; i++)
+		parts[i] = cdp_spi_text(row, 7 + i, CurrentMemoryContext);
+	*msg = (CdpMessage) {.body = parts[PART_BODY],.key = parts[PART_KEY],.shared = parts[PART_SHARED],
+	.partition = -1,.offset = -1,.record_time = CDP_NO_TIME};
+	cdp_read_headers(msg, parts[PART_HEADERS]);
+	msg->topic = cdp_spi_text(row, 3, CurrentMemoryContext);
+	d = cdp_spi_datum(row, 4, &isnull);
+	if (!isnull)
+	{
+		msg->partition = DatumGetInt32(d);
+		msg->offset = cdp_spi_int64(row, 5);
+	}
+	d = cdp_spi_datum(row, 6, &isnull);
+	if (!isnull)
+		msg->record_time = DatumGetTimestampTz(d);
+}
+
+static bool
+search_message(Search *s, const CdpMessage *msg, Found found)
+{
+	bool		any = search_text(s, msg->body, found, NULL);
+
+	any |= search_text(s, msg->key, found, NULL);
+	any |= search_text(s, msg->shared, found, NULL);
+	for (int i = 0; i < msg->nheaders; i++)
+		any |= search_text(s, msg->headers[i].value, found, NULL);
+	return any;
+}
+
+/* in quotes a blank text says nothing, as an absent one */
+static void
+blank(CdpStr word, void *arg)
+{
+	memset((char *) word.s, ' ', word.len);
+}
+
+static void
+remember(Search *s, int64 id, bool goes, const CdpStr *parts)
+{
+	MemoryContext old = MemoryContextSwitchTo(s->cxt);
+	Row		   *row = palloc0(sizeof(Row));
+
+	row->id = id;
+	row->goes = goes;
+	for (int i = 0; i < PARTS && !goes; i++)
+		if (parts[i].s)
+			row->parts[i] = (CdpStr) {memcpy(palloc(parts[i].len + 1), parts[i].s, parts[i].len), parts[i].len};
+	s->rows = lappend(s->rows, row);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+search_quarantine(int i, void *arg)
+{
+	Search	   *s = arg;
+	CdpStr		parts[PARTS];
+	CdpMessage	msg;
+	bool		isnull,
+				goes;
+
+	read_message(&msg, parts, i);
+	if (!search_message(s, &msg, NULL))
+		return;
+	goes = judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) != WOULD_TAKE;
+	if (!goes)
+		(void) search_message(s, &msg, blank);
+	remember(s, cdp_spi_int64(i, 1), goes, parts);
+}
+
+static void
+search_parked(int i, void *arg)
+{
+	Search	   *s = arg;
+	CdpStr		parts[PARTS];
+	CdpMessage	msg;
+	bool		isnull;
+
+	read_message(&msg, parts, i);
+	if (search_message(s, &msg, NULL) &&
+		judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
+		remember(s, cdp_spi_int64(i, 1), true, parts);
+}
+
+static CdpSpi blank_plan = {
+	"UPDATE cdp_data.quarantine SET body = $2, key = $3, headers = $4, shared = $5 WHERE quarantine_id = $1",
+	1 + PARTS, {INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, BYTEAOID}
+};
+static CdpSpi unquarantine_plan = {"DELETE FROM cdp_data.quarantine WHERE quarantine_id = $1", 1, {INT8OID}};
+static CdpSpi unpark_plan = {
+	"DELETE FROM cdp_data.parked p WHERE p.parked_id ="
+	" (SELECT q.parked_id FROM cdp_data.parked q WHERE q.parked_id = $1 FOR UPDATE SKIP LOCKED)",
+	1, {INT8OID}
+};
+
+static void
+blank_row(const Row *row)
+{
+	Datum		args[1 + PARTS] = {Int64GetDatum(row->id)};
+	char		nulls[2 + PARTS] = {' '};
+
+	for (int i = 0; i < PARTS; i++)
+	{
+		args[1 + i] = row->parts[i].s ? cdp_text(row->parts[i]) : (Datum) 0;	/* text and bytea look alike */
+		nulls[1 + i] = row->parts[i].s ? ' ' : 'n';
+	}
+	cdp_spi_exec(&blank_plan, args, nulls);
+}
+
+static void
+erase_quarantined(Search *s)
+{
+	ListCell   *lc;
+
+	foreach(lc, s->rows)
+	{
+		const Row  *row = lfirst(lc);
+		Datum		arg = Int64GetDatum(row->id);
+
+		if (row->goes)
+			s->counts->quarantine++;
+		else
+			s->counts->quarantine_stripped++;
+		if (s->dry_run)
+			continue;
+		if (row->goes)
+			cdp_spi_exec(&unquarantine_plan, &arg, NULL);
+		else
+			blank_row(row);
+	}
+}
+
+static void
+erase_parked(Search *s)
+{
+	ListCell   *lc;
+
+	foreach(lc, s->rows)
+	{
+		Datum		arg = Int64GetDatum(((Row *) lfirst(lc))->id);
+
+		s->counts->parked += s->dry_run ? 1 : cdp_spi_exec(&unpark_plan, &arg, NULL);
+	}
+}
+
+/* ---------------------------------------------------------------- events of nobody */
+
+typedef struct Event
+{
+	Datum		args[8];
+	char		nulls[9];
+} Event;
+
+static CdpSpi nobody_plan = {
+	"SELECT e.occurred_at, e.event_id, e.user_id, e.anonymous_id, e.properties, e.traits, e.context"
+	" FROM cdp_data.event e WHERE e.fragment_id = 0 AND e.workspace_id = $1 AND (e.flags & $2) <> 0"
+	" AND least(e.occurred_at, e.received_at) < $3",
+	3, {INT4OID, INT2OID, TIMESTAMPTZOID}
+};
+
+static CdpSpi strip_nobody_plan = {
+	"UPDATE cdp_data.event SET user_id = $3, anonymous_id = $4, properties = $5, traits = $6, context = $7"
+	" WHERE fragment_id = 0 AND occurred_at = $1 AND event_id = $2",
+	7, {TIMESTAMPTZOID, INT8OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID}
+};
+
+/* a column from the fourth argument on; true: it is stripped */
+static bool
+strip_text(const Search *s, Event *e, int row, int column)
+{
+	CdpStr		text = cdp_spi_text(row, column, CurrentMemoryContext);
+	bool		erased = cdp_is_erased(&s->erased, text);
+
+	if (text.s == NULL || erased)
+		e->nulls[column - 1] = 'n';
+	else
+		e->args[column - 1] = cdp_text(text);
+	return erased;
+}
+
+static bool
+strip_jsonb(const Search *s, Event *e, int row, int column)
+{
+	bool		isnull;
+	Datum		d = cdp_spi_datum(row, column, &isnull);
+	Jsonb	   *document = isnull ? NULL : DatumGetJsonbPCopy(d);
+	Jsonb	   *stripped = cdp_strip(&s->erased, document);
+
+	if (isnull)
+		e->nulls[column - 1] = 'n';
+	else
+		e->args[column - 1] = PointerGetDatum(stripped ? stripped : document);
+	return stripped != NULL;
+}
+
+static void
+search_nobody(int row, void *arg)
+{
+	Search	   *s = arg;
+	MemoryContext old = MemoryContextSwitchTo(s->cxt);
+	Event	   *e = palloc0(sizeof(Event));
+	bool		any;
+
+	memset(e->nulls, ' ', sizeof(e->nulls) - 1);
+	e->args[0] = TimestampTzGetDatum(cdp_spi_int64(row, 1));
+	e->args[1] = Int64GetDatum(cdp_spi_int64(row, 2));
+	any = strip_text(s, e, row, 3);
+	any |= strip_text(s, e, row, 4);
+	for (int column = 5; column <= 7; column++)
+		any |= strip_jsonb(s, e, row, column);
+	if (any)
+		s->rows = lappend(s->rows, e);
+	MemoryContextSwitchTo(old);
+}
+
+static void
+strip_nobody(Search *s)
+{
+	ListCell   *lc;
+
+	foreach(lc, s->rows)
+	{
+		Event	   *e = lfirst(lc);
+
+		s->counts->event_stripped++;
+		if (!s->dry_run)
+			cdp_spi_exec(&strip_nobody_plan, e->args, e->nulls);
+	}
+}
+
+/* ---------------------------------------------------------------- all of it */
+
+static void
+run(Search *s, CdpSpi *plan, Datum *args, CdpSpiRow look, void (*change) (Search *s))
+{
+	s->rows = NIL;
+	cdp_spi_each(plan, args, look, s);
+	change(s);
+}
+
+void
+cdp_erase_mentions(const CdpWorkspace *workspace, const int64 *tokens, int ntokens, TimestampTz not_before,
+				   bool dry_run, CdpErasureCounts *counts)
+{
+	Search		s = {.cxt = CurrentMemoryContext,.workspace = workspace,.erased = {&workspace->policy, tokens, ntokens},
+	.not_before = not_before,.dry_run = dry_run,.counts = counts};
+	Datum		args[3] = {Int32GetDatum(workspace->id), Int16GetDatum(CDP_EVENT_TWO_OWNERS),
+	TimestampTzGetDatum(not_before)};
+
+	if (ntokens == 0)
+		return;
+	s.verdicts = palloc0(VERDICTS * sizeof(Verdict));
+	run(&s, &quarantine_plan, args, search_quarantine, erase_quarantined);
+	run(&s, &parked_plan, args, search_parked, erase_parked);
+	run(&s, &nobody_plan, args, search_nobody, strip_nobody);
+	pfree(s.verdicts);
+}

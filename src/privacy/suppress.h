@@ -1,0 +1,39 @@
+/*
+ * suppress.h: what was forgotten is not taken in again.
+ */
+#ifndef CDP_SUPPRESS_H
+#define CDP_SUPPRESS_H
+
+#include "work.h"
+
+/* ---------------------------------------------------------------- strip.c */
+
+/* identifiers that are to be found in texts and documents, by their hashes: no value is needed */
+typedef struct CdpErased
+{
+	const CdpPolicy *policy;
+	const int64 *hashes;		/* ascending */
+	int			n;
+} CdpErased;
+
+/* is the text one of them, in whatever namespace? */
+extern bool cdp_is_erased(const CdpErased *e, CdpStr text);
+
+/* a copy without the members, elements and keys that are one of them; NULL: there are none */
+extern Jsonb *cdp_strip(const CdpErased *e, Jsonb *document);
+
+/* ---------------------------------------------------------------- suppress.c */
+
+/* Look for the token of an identifier that has no row, in w->snapshot or a later one; true: it is a later token than was known. */
+extern bool cdp_suppress_look(CdpWork *w, CdpIdent *id);
+
+/* New identifiers are in the table now, and everybody is locked: has somebody been forgotten meanwhile? */
+extern bool cdp_suppress_look_again(CdpWork *w);
+
+/* Is nothing of the event to be stored, as its identifiers' suppressed_before says? */
+extern bool cdp_suppress_drops(const CdpEvent *ev);
+
+/* Drop and strip events that were older than what was forgotten; true: there were some, and the attempt must start again. */
+extern bool cdp_suppress_events(CdpWork *w);
+
+#endif							/* CDP_SUPPRESS_H */

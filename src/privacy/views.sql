@@ -1,0 +1,24 @@
+-- What was forgotten.
+
+CREATE OR REPLACE VIEW cdp.erasure AS
+SELECT e.erasure_id,
+	w.name AS workspace,
+	e.erased_at,
+	e.erased_by,
+	e.reason,
+	e.scope,
+	pg_catalog.cardinality(e.tokens) AS tokens,
+	e.completed_at
+FROM cdp_data.erasure e
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) e.workspace_id;
+COMMENT ON VIEW cdp.erasure IS 'What cdp.forget() did: a row a call.';
+COMMENT ON COLUMN cdp.erasure.erasure_id IS 'Key.';
+COMMENT ON COLUMN cdp.erasure.workspace IS 'Workspace.';
+COMMENT ON COLUMN cdp.erasure.erased_at IS 'Instant of the forgetting: of what it forgot, nothing older is taken in again.';
+COMMENT ON COLUMN cdp.erasure.erased_by IS 'Role that asked for it.';
+COMMENT ON COLUMN cdp.erasure.reason IS 'Why, in the caller''s words.';
+COMMENT ON COLUMN cdp.erasure.scope IS 'profile: a whole person; fragment: what an identifier was part of before it was joined with others.';
+COMMENT ON COLUMN cdp.erasure.tokens IS 'Identifiers that are not taken in again.';
+COMMENT ON COLUMN cdp.erasure.completed_at IS 'When what batches of that time had left was deleted, too; NULL: not yet.';
+REVOKE ALL ON cdp.erasure FROM PUBLIC;
+GRANT SELECT ON cdp.erasure TO cdp_privacy_officer, cdp_auditor;
