@@ -1,5 +1,5 @@
 -- Walks the catalog, so that no table, partition, view or function of cdp can
--- forget what all of them must have.  Each rule is a query that returns the
+-- forget what all of them must have (A20, A66 of the threat list).  Each rule is a query that returns the
 -- offenders.  Then one offender of each kind is planted, and every rule must
 -- find it.
 \set ON_ERROR_STOP 1
