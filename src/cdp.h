@@ -183,7 +183,6 @@ typedef struct CdpWorkspace
 	int32		id;
 	CdpStr		name;
 	CdpPolicy	policy;
-	TimestampTz watermark;		/* W of class 'event'; DT_NOBEGIN if none */
 } CdpWorkspace;
 
 struct CdpFormat;
@@ -208,6 +207,7 @@ typedef struct CdpSource
 	bool		trust_received_at;	/* take receivedAt from the payload */
 	bool		alias;			/* alias calls link (default) */
 	bool		email_from_properties;
+	bool		batch;			/* a JSON array is many cloud events */
 	bool		id_space_is_source; /* else the workspace, or id_space */
 	CdpStr		id_space;
 	void	   *mapping;		/* compiled by the format, NULL if it has none */

@@ -131,7 +131,6 @@ load_workspace(const CdpRow *row, void *arg)
 
 	w->id = row_int(row, "workspace_id");
 	w->name = row_text(row, "name");
-	w->watermark = DT_NOBEGIN;
 	w->policy.workspace_id = w->id;
 	w->policy.kind = policy_kind(row_text(row, "identity_policy"));
 	g->workspaces = lappend(g->workspaces, w);
@@ -227,16 +226,6 @@ sort_namespaces(Generation *g)
 		if (p->nnamespaces > 1)
 			qsort(p->namespaces, p->nnamespaces, sizeof(CdpNamespace), namespace_cmp);
 	}
-}
-
-static void
-load_watermark(const CdpRow *row, void *arg)
-{
-	CdpWorkspace *w = find_workspace(arg, row_int(row, "workspace_id"));
-	bool		isnull;
-
-	if (w != NULL && cdp_str_eq(row_text(row, "class"), cdp_str("event")))
-		w->watermark = DatumGetTimestampTz(cdp_row_get(row, "watermark", &isnull));
 }
 
 static void
@@ -381,6 +370,7 @@ compile_source(SourceEntry *e, MemoryContext cxt)
 									   strcmp(e->format, "segment") == 0);
 	s->alias = option_bool(e->options, "alias", true);
 	s->email_from_properties = option_bool(e->options, "email_from_properties", false);
+	s->batch = option_bool(e->options, "batch", false);
 	compile_id_space(s, e->options);
 	if (s->format->compile)
 		s->mapping = s->format->compile(e->options);
@@ -399,7 +389,6 @@ table_changed(CdpTable t)
 		case CDP_T_WORKSPACE_ROLE:
 		case CDP_T_SOURCE:
 		case CDP_T_NAMESPACE:
-		case CDP_T_RETENTION_WATERMARK:
 		case CDP_T_TRAIT_CLASS:
 			stale = true;
 			break;
@@ -435,7 +424,6 @@ load(void)
 	g->number = ++loads;
 	cdp_scan_table(CDP_T_WORKSPACE, load_workspace, g);
 	cdp_scan_table(CDP_T_NAMESPACE, load_namespace, g);
-	cdp_scan_table(CDP_T_RETENTION_WATERMARK, load_watermark, g);
 	cdp_scan_table(CDP_T_WORKSPACE_ROLE, load_role, g);
 	cdp_scan_table(CDP_T_TRAIT_CLASS, load_open_key, g);
 	cdp_scan_table(CDP_T_SOURCE, load_source, g);

@@ -11,7 +11,8 @@
  *	- what had to be locked grew, or another batch was first (unique_violation,
  *	  deadlock): again, with fresh eyes;
  *	- somebody holds a row beyond lock_timeout: a worker parks the messages of
- *	  the people who are held, a client gets the error;
+ *	  the people who are held, a client gets the error; so does a worker when
+ *	  somebody locks a table;
  *	- the server or the caller is the cause (disk, memory, cancel, shutdown,
  *	  lost tables): the error goes up, and no message is blamed;
  *	- anything else: once more, then half of the events, until the one that
@@ -39,6 +40,7 @@
 #include "event/quarantine.h"
 #include "identity/held.h"
 #include "identity/recent.h"
+#include "privacy/purge.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -522,6 +524,7 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	if (MyBackendType != B_BG_WORKER && applied_in == cdp_my_lxid() && nmessages > 1)
 		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
+	batch->watermark = cdp_watermark(source->workspace->id);
 	MemoryContextSwitchTo(batch->cxt);
 	cdp_become_owner(&user);
 	if (advances)

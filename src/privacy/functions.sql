@@ -65,6 +65,15 @@ GRANT EXECUTE ON FUNCTION cdp.revoke_workspace(name, text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.revoke_workspace(name, text) IS
 'Takes back what cdp.grant_workspace gave. Superusers may revoke any, cdp_admin the one it works in. Raises when role or workspace do not exist.';
 
+-- ---------------------------------------------------------------- retention
+
+CREATE FUNCTION cdp.purge_before(instant timestamptz, class text DEFAULT NULL, dry_run boolean DEFAULT true) RETURNS jsonb
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_purge_before';
+REVOKE ALL ON FUNCTION cdp.purge_before(timestamptz, text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.purge_before(timestamptz, text, boolean) TO cdp_admin, cdp_privacy_officer;
+COMMENT ON FUNCTION cdp.purge_before(timestamptz, text, boolean) IS
+'Deletes the events of the caller''s workspace that happened before an instant, with the ids of their messages, and raises the watermark to it: from then on such events are refused as expired, whatever brings them. Links, identifiers and declared traits stay. An instant below the watermark purges up to the watermark. class: event, or NULL for all classes (there is no other so far). dry_run: only count. Returns workspace, class, watermark, dry_run, people (who had such events), event and message_seen (rows by partition), dropped (months that were dropped; of a dry run: those that may be), and, unless it is a dry run, complete (whether all was done at once), held_people (whom an open transaction holds), left (months whose lock was not to be had): the maintenance worker does these later. Raises when the instant is null, infinite or in the future, for another class, in a transaction that is not READ COMMITTED, and for a role without a workspace.';
+
 -- ---------------------------------------------------------------- masks
 
 CREATE FUNCTION cdp.sees_values() RETURNS boolean

@@ -19,6 +19,10 @@ typedef struct CdpErased
 /* is the text one of them, in whatever namespace? */
 extern bool cdp_is_erased(const CdpErased *e, CdpStr text);
 
+/* the same, where it may be something else unless its key says what it is */
+extern bool cdp_mentions_erased(const CdpErased *e, CdpStr text, bool named);
+extern bool cdp_names_identifier(CdpStr key);
+
 /* a copy without the members, elements and keys that are one of them; NULL: there are none */
 extern Jsonb *cdp_strip(const CdpErased *e, Jsonb *document);
 

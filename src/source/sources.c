@@ -56,6 +56,7 @@ static const struct
 	{"trust_received_at", OPTION_BOOL},
 	{"alias", OPTION_BOOL},
 	{"email_from_properties", OPTION_BOOL},
+	{"batch", OPTION_BOOL},
 	{"id_space", OPTION_NAME},
 	{"start", OPTION_START},
 	{"mapping", OPTION_OBJECT},
@@ -279,7 +280,7 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("format \"%s\" has no mapping", format->name),
-				 errhint("Format json has one.")));
+				 errhint("Formats json and cloudevents have one.")));
 }
 
 /* ---------------------------------------------------------------- brokers and topics */
@@ -362,7 +363,7 @@ check_source(const Source *s)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown format \"%s\"", format),
-				 errhint("Formats are segment and json.")));
+				 errhint("Formats are segment, json and cloudevents.")));
 	if (workers < 1 || workers > MAX_WORKERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -34,6 +34,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define LOOK_MS 1000			/* look again although nobody told us */
@@ -170,9 +171,19 @@ give_up_xmin(void)
 	MyProc->xmin = TransactionXmin = InvalidTransactionId;
 }
 
+/* From now; a month has the length that it has in the calendar. */
+static int64
+milliseconds_of(Datum interval)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return (DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now), interval)) - now) /
+		1000;
+}
+
 /* Wait until every worker has answered and nothing is parked; false: the time is over. */
 static bool
-wait_for(const char *name, Awaited a, TimestampTz until, bool whole_statement)
+wait_for(const char *name, Awaited a, int64 until, bool whole_statement)
 {
 	uint64		request = a.kafka ? new_request() : 0;
 	bool		done = false;
@@ -180,12 +191,12 @@ wait_for(const char *name, Awaited a, TimestampTz until, bool whole_statement)
 	for (;;)
 	{
 		bool		answered;
-		long		ms;
+		int64		ms;
 
 		ConditionVariablePrepareToSleep(&cdp_workers->progress);
 		answered = !a.kafka || is_answered(&a, request);
 		done = answered && !a.parked;
-		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		ms = until - cdp_ticks();
 		if (done || ms <= 0)
 			break;
 		ms = Min(ms, answered ? PARKED_MS : LOOK_MS);
@@ -205,9 +216,7 @@ Datum
 cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	TimestampTz until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-																TimestampTzGetDatum(GetCurrentTimestamp()),
-																PG_GETARG_DATUM(1)));
+	int64		until = cdp_ticks() + milliseconds_of(PG_GETARG_DATUM(1));
 	Awaited		a;
 
 	PreventCommandDuringRecovery("wait_for_source");

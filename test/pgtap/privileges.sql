@@ -60,6 +60,7 @@ SELECT results_eq(
 	('now', 'admin analyst auditor ingest marketer privacy_officer'),
 	('pause_source', 'admin'),
 	('pseudonym', 'admin analyst auditor marketer privacy_officer'),
+	('purge_before', 'admin privacy_officer'),
 	('read_filters', 'admin auditor pg_monitor'),
 	('read_stage_stats', 'admin auditor pg_monitor'),
 	('replay_quarantine', 'admin privacy_officer'),
