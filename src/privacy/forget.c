@@ -416,7 +416,7 @@ read_request(FunctionCallInfo fcinfo, Request *r)
 				 errhint("It is fragment, profile, or NULL.")));
 	r->namespace_name = cdp_str(namespace_name);
 	r->value = cdp_str(value);
-	r->workspace = cdp_workspace_by_name(NULL);
+	r->workspace = cdp_workspace_of_caller(NULL);
 }
 
 static void
