@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "port/atomics.h"
+#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
@@ -72,6 +73,15 @@ cdp_clock_raise(TimestampTz instant)
 	seen = pg_atomic_read_u64(floor_instant);
 	while ((TimestampTz) seen < instant && !pg_atomic_compare_exchange_u64(floor_instant, &seen, (uint64) instant))
 		 /* seen was set to the newer value */ ;
+}
+
+int64
+cdp_ticks(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MILLISEC(now);
 }
 
 /* the floor that was kept, by this server or the one that the data comes from */

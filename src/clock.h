@@ -1,5 +1,5 @@
 /*
- * clock.h: instants of batches never run backwards.
+ * clock.h: instants of batches never run backwards, and deadlines do not follow the wall clock.
  */
 #ifndef CDP_INSTANT_H
 #define CDP_INSTANT_H
@@ -17,5 +17,11 @@ extern void cdp_clock_raise(TimestampTz instant);
 
 /* for the maintenance worker, outside a transaction: keeps the floor in cdp_data.instance */
 extern bool cdp_clock_maintain(void);
+
+/*
+ * Milliseconds of a clock that nobody sets, the same in all processes: for
+ * deadlines and pauses, which a step of the wall clock must not stretch.
+ */
+extern int64 cdp_ticks(void);
 
 #endif							/* CDP_INSTANT_H */

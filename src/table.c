@@ -5,7 +5,7 @@
  * key and in key order.  SQL costs 4 to 9 us a row for that; going to the
  * access methods costs 1 to 2 us (bench).  What SQL would check is left out on
  * purpose: our tables have no triggers, rules, generated columns or foreign
- * keys (pgTAP lint), and row security does not apply to the owner's engine.
+ * keys (shape.c looks), and row security does not apply to the owner's engine.
  *
  * Locks: RowExclusiveLock on the relation to the end of the transaction, row
  * locks as asked.  Everything belongs to the caller's memory context and
@@ -32,6 +32,7 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#include "shape.h"
 #include "table.h"
 
 /* equality function of a key column's type */
@@ -64,8 +65,6 @@ open_key(CdpRel *r)
 {
 	Oid			pk = cdp_primary_key_index(r->rel);
 
-	if (!OidIsValid(pk))
-		elog(ERROR, "relation \"%s\" has no primary key", RelationGetRelationName(r->rel));
 	r->index = index_open(pk, RowExclusiveLock);
 	r->nkeys = Min(IndexRelationGetNumberOfKeyAttributes(r->index), CDP_REL_MAX_KEYS);
 	for (int i = 0; i < r->nkeys; i++)
@@ -73,12 +72,13 @@ open_key(CdpRel *r)
 }
 
 CdpRel *
-cdp_rel_open(Oid relid)
+cdp_rel_open_leaf(Oid relid, Relation parent)
 {
 	CdpRel	   *r = palloc0(sizeof(CdpRel));
 
 	r->cxt = CurrentMemoryContext;
 	r->rel = table_open(relid, RowExclusiveLock);
+	r->ncolumns = cdp_shape_require(r->rel, parent);
 	r->desc = CreateTupleDescCopy(RelationGetDescr(r->rel));
 	open_key(r);
 	r->estate = CreateExecutorState();
@@ -90,6 +90,12 @@ cdp_rel_open(Oid relid)
 	r->image = MakeSingleTupleTableSlot(r->desc, &TTSOpsHeapTuple);
 	r->tuples = AllocSetContextCreate(r->cxt, "cdp rows", ALLOCSET_DEFAULT_SIZES);
 	return r;
+}
+
+CdpRel *
+cdp_rel_open(Oid relid)
+{
+	return cdp_rel_open_leaf(relid, NULL);
 }
 
 static void
@@ -300,7 +306,8 @@ cdp_rel_replace(CdpRel *r)
 {
 	gather(r);
 	ExecClearTuple(r->fresh);
-	memset(r->fresh->tts_isnull, false, r->desc->natts * sizeof(bool));
+	memset(r->fresh->tts_isnull, false, r->ncolumns * sizeof(bool));
+	memset(r->fresh->tts_isnull + r->ncolumns, true, (r->desc->natts - r->ncolumns) * sizeof(bool));
 	return r->fresh;
 }
 

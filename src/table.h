@@ -21,6 +21,7 @@ typedef struct CdpRel
 	MemoryContext cxt;			/* that it was opened in: all of it lives there */
 	Relation	rel;
 	TupleDesc	desc;			/* a copy: slots need not be registered with the resource owner */
+	int			ncolumns;		/* of desc that are ours; what follows is NULL in new rows */
 	BlockNumber nblocks;		/* at least; our lock keeps the table from getting shorter */
 	Relation	index;			/* primary key */
 	int			nkeys;			/* its columns */
@@ -44,7 +45,9 @@ typedef struct CdpRel
 				nslots;
 } CdpRel;
 
+/* raise when the table is not as cdp made it (shape.h) */
 extern CdpRel *cdp_rel_open(Oid relid);
+extern CdpRel *cdp_rel_open_leaf(Oid relid, Relation parent);
 extern void cdp_rel_close(CdpRel *r);
 
 /* look-ups by a prefix of the primary key see this snapshot from now on */

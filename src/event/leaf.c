@@ -76,17 +76,17 @@ cdp_leaf_of(CdpLeaves *l, TimestampTz at)
 		if (cdp_leaf_holds(&l->leaf[i], at))
 			return l->last = &l->leaf[i];
 	ereport(ERROR,
-			(errcode(ERRCODE_CHECK_VIOLATION),
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("no partition of \"%s\" covers %s", RelationGetRelationName(l->parent),
 					timestamptz_to_str(at)),
-			 errhint("Run SELECT cdp.setup() to make the missing partitions.")));
+			 errhint("Attach the partition again that was detached.")));
 }
 
 CdpRel *
 cdp_leaf_rel(CdpLeaves *l, CdpLeaf *leaf)
 {
 	if (leaf->rel == NULL)
-		leaf->rel = cdp_rel_open(leaf->relid);
+		leaf->rel = cdp_rel_open_leaf(leaf->relid, l->parent);
 	return leaf->rel;
 }
 

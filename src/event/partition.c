@@ -3,8 +3,8 @@
  *
  * The work itself is SQL (cdp.make_partitions).  Two months are always there
  * ahead of the clock, so nothing waits for it; it needs ACCESS EXCLUSIVE on
- * the parent for a moment, and gives up after a second rather than let the
- * batches queue behind a long reader.  Asking whether there is anything to do
+ * the parent for a moment, and gives up after a second (the worker tries again)
+ * rather than let the batches queue behind a long reader.  Asking whether there is anything to do
  * writes nothing.
  */
 #include "cdp.h"
@@ -56,26 +56,10 @@ make_missing(void)
 bool
 cdp_partition_maintain(void)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	volatile bool done = true;
-
 	StartTransactionCommand();
-	PG_TRY();
-	{
-		PushActiveSnapshot(GetTransactionSnapshot());
-		make_missing();
-		PopActiveSnapshot();
-		CommitTransactionCommand();
-	}
-	PG_CATCH();
-	{
-		if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE && geterrcode() != ERRCODE_T_R_DEADLOCK_DETECTED)
-			PG_RE_THROW();
-		AbortCurrentTransaction();
-		FlushErrorState();
-		done = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	return done;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	make_missing();
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	return true;
 }

@@ -9,7 +9,7 @@
 /*
  * For the maintenance worker, outside a transaction and connected to a
  * database that is set up: makes missing months in a transaction of its own.
- * False: a lock was not to be had within a second; try again later.
+ * Raises when a lock was not to be had within a second.
  */
 extern bool cdp_partition_maintain(void);
 

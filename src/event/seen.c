@@ -29,13 +29,9 @@
 #include "utils/timestamp.h"
 #include "utils/uuid.h"
 
+#include "event/columns.h"
 #include "event/leaf.h"
 #include "work.h"
-
-enum
-{
-	SEEN_KEY, SEEN_STAMP, SEEN_FINGERPRINT, SEEN_OCCURRED, SEEN_RECEIVED, SEEN_IDENTIFIER, SEEN_EVENT, SEEN_WORKSPACE
-};
 
 /* ---------------------------------------------------------------- within the batch */
 

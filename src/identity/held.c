@@ -5,7 +5,8 @@
  * parks exactly the messages of the people who are held (DESIGN 9.10): those
  * with a profile row that cannot be locked (SKIP LOCKED), in the whole
  * component, because a batch may need all of it; those with an identifier, and
- * those with a message id, that another transaction is just inserting.
+ * those with a message id, that another transaction is just inserting.  Where
+ * somebody locks a whole table, nobody in particular is held and all must wait.
  *
  * Runs in a subtransaction that is rolled back, so that it keeps no lock.
  */
@@ -13,7 +14,10 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "storage/lmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
@@ -147,6 +151,37 @@ mark(CdpEvent **events, int n, const Held *held)
 	return marked;
 }
 
+static void
+require_unlocked(Oid relid)
+{
+	if (!ConditionalLockRelationOid(relid, RowExclusiveLock))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("table \"%s\" is locked by another session", get_rel_name(relid))));
+}
+
+/* Raises when a table that attempts write into is locked, or a partition of it. */
+static void
+require_unlocked_tables(void)
+{
+	static const CdpTable written[] = {
+		CDP_T_EVENT, CDP_T_MESSAGE_SEEN, CDP_T_IDENTIFIER, CDP_T_LINK, CDP_T_CONTEST, CDP_T_PROFILE, CDP_T_PROFILE_TRAIT,
+		CDP_T_DIRTY
+	};
+
+	for (int i = 0; i < lengthof(written); i++)
+	{
+		Oid			relid = cdp_table(written[i]);
+		ListCell   *lc;
+
+		require_unlocked(relid);
+		if (get_rel_relkind(relid) != RELKIND_PARTITIONED_TABLE)
+			continue;
+		foreach(lc, find_inheritance_children(relid, NoLock))
+			require_unlocked(lfirst_oid(lc));
+	}
+}
+
 int
 cdp_park_held(CdpEvent **events, int n)
 {
@@ -159,6 +194,7 @@ cdp_park_held(CdpEvent **events, int n)
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
+	require_unlocked_tables();
 	count = collect(events, n, &identifiers);
 	held.identifiers = palloc(Max(2 * count, 1) * sizeof(int64));
 	find_locked(&held, identifiers, count);

@@ -6,7 +6,7 @@
 
 #include "engine.h"
 
-/* marks events of held people as parked, without waiting; returns how many */
+/* marks events of held people as parked, without waiting; returns how many; raises when a whole table is locked */
 extern int	cdp_park_held(CdpEvent **events, int n);
 
 #endif							/* CDP_HELD_H */

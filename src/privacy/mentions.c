@@ -54,13 +54,13 @@ typedef struct Search
 /* ---------------------------------------------------------------- words */
 
 static bool
-word_is_erased(Search *s, CdpStr word)
+word_is_erased(Search *s, CdpStr word, bool named)
 {
-	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, 0);
+	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, named);
 	Verdict    *v = &s->verdicts[h % VERDICTS];
 
 	if (v->word != h)
-		*v = (Verdict) {h, cdp_is_erased(&s->erased, word)};
+		*v = (Verdict) {h, cdp_mentions_erased(&s->erased, word, named)};
 	return v->erased;
 }
 
@@ -70,11 +70,21 @@ is_delimiter(char c)
 	return (unsigned char) c <= ' ' || strchr(",:;{}[]()\"'<>&?=/", c) != NULL;
 }
 
-typedef void (*Found) (CdpStr word, void *arg);
+typedef void (*Found) (CdpStr word);
 
-/* calls found for bare words of a text without quotes; true: there was one */
 static bool
-search_words(Search *s, CdpStr text, Found found, void *arg)
+take_word(Search *s, CdpStr word, bool named, Found found)
+{
+	if (word.len == 0 || !word_is_erased(s, word, named))
+		return false;
+	if (found)
+		found(word);
+	return true;
+}
+
+/* bare words of a text without quotes; calls found for each; true: there was one */
+static bool
+search_words(Search *s, CdpStr text, bool named, Found found)
 {
 	bool		any = false;
 
@@ -82,21 +92,28 @@ search_words(Search *s, CdpStr text, Found found, void *arg)
 	{
 		for (to = from; to < text.len && !is_delimiter(text.s[to]); to++)
 			;
-		if (to > from && to - from < text.len && word_is_erased(s, (CdpStr) {text.s + from, to - from}))
-		{
-			any = true;
-			if (found)
-				found((CdpStr) {text.s + from, to - from}, arg);
-		}
+		any |= take_word(s, (CdpStr) {text.s + from, to - from}, named, found);
 	}
 	return any;
 }
 
+/* what stands between two quotes is a key when a colon follows: its value is what comes next */
+static bool
+is_colon(CdpStr part)
+{
+	uint32		i = 0;
+
+	while (i < part.len && (unsigned char) part.s[i] <= ' ')
+		i++;
+	return i < part.len && part.s[i] == ':';
+}
+
 /* what stands between two quotes, and the words in it */
 static bool
-search_text(Search *s, CdpStr text, Found found, void *arg)
+search_text(Search *s, CdpStr text, bool named, Found found)
 {
 	bool		any = false;
+	CdpStr		before = CDP_STR_NONE;
 
 	for (uint32 from = 0, to; from < text.len; from = to + 1)
 	{
@@ -105,16 +122,10 @@ search_text(Search *s, CdpStr text, Found found, void *arg)
 		for (to = from; to < text.len && text.s[to] != '"'; to++)
 			;
 		part = (CdpStr) {text.s + from, to - from};
-		if (part.len == 0)
-			continue;
-		if (word_is_erased(s, part))
-		{
-			any = true;
-			if (found)
-				found(part, arg);
-		}
-		else
-			any |= search_words(s, part, found, arg);
+		if (is_colon(part))
+			named = before.s && cdp_names_identifier(before);
+		before = part;
+		any |= take_word(s, part, named, found) || search_words(s, part, named, found);
 	}
 	return any;
 }
@@ -208,18 +219,18 @@ read_message(CdpMessage *msg, CdpStr *parts, int row)
 static bool
 search_message(Search *s, const CdpMessage *msg, Found found)
 {
-	bool		any = search_text(s, msg->body, found, NULL);
+	bool		any = search_text(s, msg->body, false, found);
 
-	any |= search_text(s, msg->key, found, NULL);
-	any |= search_text(s, msg->shared, found, NULL);
+	any |= search_text(s, msg->key, true, found);
+	any |= search_text(s, msg->shared, false, found);
 	for (int i = 0; i < msg->nheaders; i++)
-		any |= search_text(s, msg->headers[i].value, found, NULL);
+		any |= search_text(s, msg->headers[i].value, cdp_names_identifier(msg->headers[i].name), found);
 	return any;
 }
 
 /* in quotes a blank text says nothing, as an absent one */
 static void
-blank(CdpStr word, void *arg)
+blank(CdpStr word)
 {
 	memset((char *) word.s, ' ', word.len);
 }

@@ -32,6 +32,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "profile/dirty.h"
 #include "spi.h"
 #include "work.h"
@@ -185,12 +186,12 @@ bool
 cdp_dirty_maintain(void)
 {
 	static int64 last = 0;		/* tried */
-	TimestampTz end = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ROUND_MS);
+	int64		end = cdp_ticks() + ROUND_MS;
 	Waiting		waiting[ROUND_FRAGMENTS];
 	int			n = read_waiting(last, waiting),
 				tried = 0;
 
-	for (; tried < n && GetCurrentTimestamp() < end; tried++)
+	for (; tried < n && cdp_ticks() < end; tried++)
 	{
 		try_one(&waiting[tried]);
 		last = waiting[tried].fragment_id;

@@ -26,9 +26,11 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define FREE_MS 10000			/* wait for workers to leave a database */
@@ -153,6 +155,15 @@ mark_blocked(Oid database)
 }
 
 static bool
+holds_block_of(Oid database)
+{
+	for (int b = 0; b < nblocks; b++)
+		if (blocks[b] == database)
+			return true;
+	return false;
+}
+
+static bool
 has_workers(Oid database)
 {
 	bool		found = false;
@@ -191,18 +202,21 @@ may_command(Oid database)
 static void
 keep_free(Oid database)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FREE_MS);
+	int64		until = cdp_ticks() + FREE_MS;
 
 	if (!OidIsValid(database) || nblocks == CDP_BLOCKS || !may_command(database))
 		return;
 	register_callback();
-	if (!mark_blocked(database))
-		return;					/* many such commands at once: this one sees for itself */
-	blocks[nblocks++] = database;
-	holds_blocks = true;
+	if (!holds_block_of(database))
+	{
+		if (!mark_blocked(database))
+			return;				/* many such commands at once: this one sees for itself */
+		blocks[nblocks++] = database;
+		holds_blocks = true;
+	}
 
 	ConditionVariablePrepareToSleep(&cdp_workers->progress);
-	while (has_workers(database) && GetCurrentTimestamp() < until)
+	while (has_workers(database) && cdp_ticks() < until)
 		ConditionVariableTimedSleep(&cdp_workers->progress, FREE_CHECK_MS,
 									cdp_wait_event("CdpKeepFree"));
 	ConditionVariableCancelSleep();
@@ -247,6 +261,31 @@ drops_cdp(const DropStmt *stmt)
 	return false;
 }
 
+/* CREATE, ALTER or DROP EXTENSION of ours. */
+static bool
+changes_cdp(Node *stmt)
+{
+	switch (nodeTag(stmt))
+	{
+		case T_CreateExtensionStmt:
+			return strcmp(((CreateExtensionStmt *) stmt)->extname, "cdp") == 0;
+		case T_AlterExtensionStmt:
+			return strcmp(((AlterExtensionStmt *) stmt)->extname, "cdp") == 0;
+		case T_DropStmt:
+			return drops_cdp((DropStmt *) stmt);
+		default:
+			return false;
+	}
+}
+
+/* Every session looks at the versions again when this one has committed. */
+static void
+forget_version(void)
+{
+	if (cdp_is_set_up())
+		CacheInvalidateRelcacheByRelid(cdp_table(CDP_T_VERSION));
+}
+
 /* Which database must be free of workers for this command; InvalidOid: none. */
 static Oid
 database_to_free(Node *stmt)
@@ -266,9 +305,8 @@ database_to_free(Node *stmt)
 				return get_database_oid(((RenameStmt *) stmt)->subname, true);
 			return InvalidOid;
 		case T_DropStmt:
-			return drops_cdp((DropStmt *) stmt) ? MyDatabaseId : InvalidOid;
 		case T_AlterExtensionStmt:
-			return strcmp(((AlterExtensionStmt *) stmt)->extname, "cdp") == 0 ? MyDatabaseId : InvalidOid;
+			return changes_cdp(stmt) ? MyDatabaseId : InvalidOid;
 		default:
 			return InvalidOid;
 	}
@@ -289,6 +327,7 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityCon
 		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
 	Node	   *stmt = pstmt->utilityStmt;
+	bool		changes = changes_cdp(stmt);	/* asked now: some commands scribble on the statement */
 
 	switch (nodeTag(stmt))
 	{
@@ -307,6 +346,8 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityCon
 		previous_utility(pstmt, query, read_only, context, params, env, dest, qc);
 	else
 		standard_ProcessUtility(pstmt, query, read_only, context, params, env, dest, qc);
+	if (changes)
+		forget_version();
 }
 
 void

@@ -29,7 +29,7 @@
  *
  * DOWN becomes STARTING when the slot is wanted, its database is not to be kept
  * free, its database's maintenance worker is up or fails, and next_start has
- * come; who failed waits 1 to 30 s.  UP is asked to
+ * come; who failed waits 1 to 20 s.  UP is asked to
  * stop (stop_deadline, and its latch) when any of that no longer holds or its
  * source's configuration is another generation; a second later it gets SIGTERM.
  * That max_worker_processes is used up is logged when it begins and ends, and
@@ -57,11 +57,11 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define SCAN_MS 60000			/* look at pg_database at least so often */
-#define START_MS 10000			/* a start that took longer has failed */
-#define PROBE_MS 10000			/* the next database waits no longer for a probe */
+#define START_MS 10000			/* a start that took longer has failed; nobody waits longer for a probe */
 #define STOP_MS 1000			/* between asking and SIGTERM, and between two SIGTERMs */
 #define REFUSED_MS 5000			/* max_worker_processes is used up: try again */
 
@@ -74,7 +74,7 @@ typedef struct Database
 
 static List *databases = NIL;
 static BackgroundWorkerHandle **handles;	/* by slot; NULL: started by an earlier launcher */
-static TimestampTz next_scan = 0;
+static int64 next_scan = 0;
 static bool refused;			/* a start, in this round */
 
 /* ---------------------------------------------------------------- databases */
@@ -153,7 +153,7 @@ scan_databases(void)
 	table_close(rel, AccessShareLock);
 	CommitTransactionCommand();
 	forget_unseen();
-	next_scan = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SCAN_MS);
+	next_scan = cdp_ticks() + SCAN_MS;
 }
 
 /* Take the hints that others left for us. */
@@ -180,7 +180,7 @@ take_hints(void)
 
 /* Lock held. */
 static bool
-probe_running(TimestampTz now)
+probe_running(int64 now)
 {
 	for (int i = 0; i < cdp_workers->nslots; i++)
 	{
@@ -188,9 +188,7 @@ probe_running(TimestampTz now)
 
 		if (slot->kind != CDP_WORKER_MAINTENANCE || slot->condition != CDP_COND_STARTING)
 			continue;
-		if (slot->state == CDP_SLOT_STARTING ||
-			(slot->state == CDP_SLOT_UP &&
-			 now < TimestampTzPlusMilliseconds(slot->started_at, PROBE_MS)))
+		if (slot->state == CDP_SLOT_STARTING || (slot->state == CDP_SLOT_UP && now < slot->start_deadline))
 			return true;
 	}
 	return false;
@@ -272,7 +270,7 @@ start_worker(int i)
 	refused = true;
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
 	slot->state = CDP_SLOT_DOWN;
-	slot->next_start = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), REFUSED_MS);
+	slot->next_start = cdp_ticks() + REFUSED_MS;
 	LWLockRelease(cdp_workers->lock);
 }
 
@@ -286,7 +284,7 @@ typedef enum Action
 
 /*
  * Lock held.  Source workers leave the first place to their database's
- * maintenance worker: it is the one who finds that cdp.workers is off.  One that
+ * maintenance worker: it is the one who finds that cdp is gone, or cdp.workers off.  One that
  * failed holds nobody up.
  */
 static bool
@@ -294,12 +292,13 @@ waits_for_maintenance(const CdpSlot *slot)
 {
 	CdpSlot    *m = slot->kind == CDP_WORKER_SOURCE ? cdp_maintenance_slot(slot->database) : NULL;
 
-	return m && m->failures == 0 && (m->state != CDP_SLOT_UP || m->condition == CDP_COND_STARTING);
+	return m && m->failures == 0 &&
+		(m->state != CDP_SLOT_UP || m->condition == CDP_COND_STARTING || m->condition == CDP_COND_ABSENT);
 }
 
 /* Lock held. */
 static Action
-step_down(CdpSlot *slot, TimestampTz now, TimestampTz *next)
+step_down(CdpSlot *slot, int64 now, int64 *next)
 {
 	if (!slot->wanted)
 	{
@@ -317,21 +316,21 @@ step_down(CdpSlot *slot, TimestampTz now, TimestampTz *next)
 	}
 	if (slot->kind == CDP_WORKER_MAINTENANCE && probe_running(now))
 	{
-		*next = Min(*next, TimestampTzPlusMilliseconds(now, PROBE_MS));
+		*next = Min(*next, now + START_MS);
 		return ACT_NONE;
 	}
 	slot->state = CDP_SLOT_STARTING;
 	slot->condition = CDP_COND_STARTING;
 	slot->stop_deadline = 0;
 	slot->token++;
-	slot->start_deadline = TimestampTzPlusMilliseconds(now, START_MS);
+	slot->start_deadline = now + START_MS;
 	*next = Min(*next, slot->start_deadline);
 	return ACT_START;
 }
 
 /* Lock held.  dead: the postmaster says that the process ended before it took the slot. */
 static Action
-step_starting(CdpSlot *slot, bool dead, TimestampTz now, TimestampTz *next)
+step_starting(CdpSlot *slot, bool dead, int64 now, int64 *next)
 {
 	if (!dead && slot->start_deadline > now)
 	{
@@ -348,7 +347,7 @@ step_starting(CdpSlot *slot, bool dead, TimestampTz now, TimestampTz *next)
 
 /* Lock held. */
 static Action
-step_up(CdpSlot *slot, TimestampTz now, TimestampTz *next)
+step_up(CdpSlot *slot, int64 now, int64 *next)
 {
 	if (slot->wanted && !cdp_database_blocked(slot->database) &&
 		(slot->kind == CDP_WORKER_MAINTENANCE || slot->generation == slot->running_generation))
@@ -365,7 +364,7 @@ step_up(CdpSlot *slot, TimestampTz now, TimestampTz *next)
 		*next = Min(*next, slot->stop_deadline);
 		return ACT_NONE;
 	}
-	slot->stop_deadline = TimestampTzPlusMilliseconds(now, STOP_MS);
+	slot->stop_deadline = now + STOP_MS;
 	*next = Min(*next, slot->stop_deadline);
 	return ACT_NONE;
 }
@@ -379,10 +378,10 @@ start_died(int i)
 }
 
 static void
-step_slot(int i, TimestampTz *next)
+step_slot(int i, int64 *next)
 {
 	CdpSlot    *slot = &cdp_workers->slots[i];
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = cdp_ticks();
 	bool		dead = slot->state == CDP_SLOT_STARTING && start_died(i);
 	Action		action = ACT_NONE;
 
@@ -441,20 +440,20 @@ any_waits_refused(void)
 		CdpSlot    *slot = &cdp_workers->slots[i];
 
 		if (slot->state == CDP_SLOT_DOWN && slot->wanted && slot->failures == 0 &&
-			slot->next_start > GetCurrentTimestamp())
+			slot->next_start > cdp_ticks())
 			return true;
 	}
 	return false;
 }
 
 /* One round; returns when the next one is due. */
-static TimestampTz
+static int64
 reconcile(void)
 {
-	TimestampTz next;
+	int64		next;
 
 	take_hints();
-	if (next_scan <= GetCurrentTimestamp())
+	if (next_scan <= cdp_ticks())
 		scan_databases();
 	next = next_scan;
 	want_maintenance();
@@ -488,9 +487,9 @@ launcher_enter(void)
 }
 
 static void
-wait_until(TimestampTz when)
+wait_until(int64 when)
 {
-	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), when);
+	long		ms = (long) Max(when - cdp_ticks(), 0);
 
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 					 ms, cdp_wait_event("CdpLauncher"));
@@ -504,12 +503,13 @@ cdp_launcher_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	cdp_force_settings();
 	handles = MemoryContextAllocZero(TopMemoryContext,
 									 cdp_workers->nslots * sizeof(BackgroundWorkerHandle *));
 	launcher_enter();
 	for (;;)
 	{
-		TimestampTz next;
+		int64		next;
 
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)

@@ -55,7 +55,8 @@ typedef enum CdpCondition
 	CDP_COND_WAITING,			/* for a broker, a topic, or a lock */
 	CDP_COND_RUNNING,
 	CDP_COND_ABSENT,			/* maintenance: cdp is not set up here, or cdp.workers is off */
-	CDP_COND_DETACHED			/* maintenance: the data was attached to another server, database or key */
+	CDP_COND_REFUSED,			/* maintenance: the key or the version is not the right one */
+	CDP_COND_DETACHED			/* maintenance: the data was attached to another server or database */
 } CdpCondition;
 
 typedef enum CdpPartitionState
@@ -97,9 +98,9 @@ typedef struct CdpSlot
 	Latch	   *latch;
 	CdpCondition condition;
 	TimestampTz started_at;
-	TimestampTz next_start;
-	TimestampTz start_deadline;
-	TimestampTz stop_deadline;	/* 0: it was not asked to stop */
+	int64		next_start;		/* in cdp_ticks(), as the next two */
+	int64		start_deadline;
+	int64		stop_deadline;	/* 0: it was not asked to stop */
 	int			failures;		/* in a row */
 
 	/* what happened */
@@ -151,7 +152,7 @@ extern void cdp_wake_launcher(bool rescan, bool forget_absent);
 extern CdpSlot *cdp_maintenance_slot(Oid database); /* lock held; NULL: none */
 extern bool cdp_database_blocked(Oid database); /* lock held */
 extern CdpSlot *cdp_slot_allocate(CdpWorkerKind kind, Oid database);	/* lock held */
-extern TimestampTz cdp_backoff_until(int failures);
+extern int64 cdp_backoff_until(int failures);	/* in cdp_ticks() */
 
 /* slot.c: the process side of a slot */
 extern CdpSlot *cdp_slot_attach(Datum arg); /* takes the slot, connects; exits if it is stale */
@@ -160,7 +161,9 @@ extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
 extern void cdp_slot_healthy(CdpSlot *slot);
 pg_noreturn extern void cdp_slot_end(void);
+extern void cdp_force_settings(void);	/* also of the launcher, which has no slot */
 extern const char *cdp_error_text(const ErrorData *error);
+extern bool cdp_error_passes(const ErrorData *error);
 pg_noreturn extern void cdp_slot_fail(CdpSlot *slot, ErrorData *error);
 
 /* ddl.c */

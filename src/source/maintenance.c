@@ -4,12 +4,15 @@
  *   starting --(cdp absent, or cdp.workers off)--> absent, exits 0
  *   starting --(all is well)---------------------> running  <--+
  *   starting --(data of another server)----------> detached ---+ (cdp.setup() attached it)
- *   any      --(error)---------------------------> exits 1, comes back after a back-off
+ *   any      --(key or version is not the right one)--> refused, until it is
+ *   running  <-(somebody locks what it needs)----> waiting
+ *   any      --(another error)-------------------> exits 1, comes back after a back-off
  *
  * Each second, or when it is woken, it reads cdp_data.source and writes into
  * the slots which source workers should run, with the generation of each
  * configuration; the launcher starts and stops them.  A source that is paused
- * has none.  Then it runs the jobs that are due.  An idle round is one read-only
+ * has none, nor has any where the library is not that of the tables, or has not
+ * their key.  Then it runs the jobs that are due.  An idle round is one read-only
  * query: it writes no WAL.  A source that finds no slot (cdp.max_workers) waits;
  * cdp.status says so.
  *
@@ -17,6 +20,10 @@
  * database than cdp_data.instance says) no source has a worker and no job runs:
  * a restore may still be under way.  While it is, the row of cdp_data.instance
  * may be missing, and cdp is not set up yet.
+ *
+ * A job that does not get a lock, or is a deadlock's victim, is tried again
+ * some seconds later, and the others go on; the log has a line when that begins
+ * and one when it ends.
  */
 #include "cdp.h"
 
@@ -38,6 +45,7 @@
 #include "clock.h"
 #include "event/filter.h"
 #include "event/partition.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
@@ -52,12 +60,16 @@ typedef struct Job
 	const char *name;
 	int			every_ms;
 	bool		(*run) (void);
-	TimestampTz next;
+	int64		next;			/* in cdp_ticks() */
+	bool		hindered;		/* it failed last time, for a reason that will pass */
 } Job;
 
 #define RETRY_MS 5000
 
+static bool look(void);
 static bool apply_parked(void);
+
+static Job	sources_job = {"reading the sources", 0, look}; /* in each round */
 
 static Job	jobs[] = {
 	{"making partitions", 60000, cdp_partition_maintain},
@@ -66,10 +78,13 @@ static Job	jobs[] = {
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
 	{"computing people again", 1000, cdp_dirty_maintain},
+	{"purging", 1000, cdp_purge_maintain},
 	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 
 static CdpSlot *me;
+static MemoryContext job_cxt;	/* emptied after each job */
+static bool fit = false;		/* the data is ours, the version and the key are the right ones */
 
 /* ---------------------------------------------------------------- what should run */
 
@@ -215,25 +230,24 @@ sources_with_parked(int *n)
 static bool
 apply_parked(void)
 {
-	MemoryContext cxt = AllocSetContextCreate(TopMemoryContext, "cdp parked", ALLOCSET_DEFAULT_SIZES);
 	int			n;
-	int32	   *ids;
+	int32	   *ids = sources_with_parked(&n);
 
-	MemoryContextSwitchTo(cxt);
-	ids = sources_with_parked(&n);
 	for (int i = 0; i < n; i++)
 	{
+		CdpSource  *source;
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) cdp_unpark(cdp_source_by_id(ids[i]), cdp_batch_rows);
+		source = cdp_source_find(ids[i]);
+		if (source != NULL)
+			(void) cdp_unpark(source, cdp_batch_rows);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		MemoryContextSwitchTo(cxt);
+		MemoryContextSwitchTo(job_cxt);
 		ConditionVariableBroadcast(&cdp_workers->progress);
 		CHECK_FOR_INTERRUPTS();
 	}
-	MemoryContextSwitchTo(TopMemoryContext);
-	MemoryContextDelete(cxt);
 	return true;
 }
 
@@ -245,22 +259,33 @@ is_wanted_here(void)
 	return cdp_workers_enabled && cdp_is_set_up() && OidIsValid(get_extension_oid("cdp", true));
 }
 
-/* Source workers as the table says; with a wrong key none can work. */
+static bool
+any_hindered(void)
+{
+	bool		any = sources_job.hindered;
+
+	for (int i = 0; i < lengthof(jobs); i++)
+		any |= jobs[i].hindered;
+	return any;
+}
+
+/* Source workers as the table says; with another version or key none can work. */
 static void
 look_at_sources(void)
 {
 	Wanted	   *wanted;
 	int			n;
 
+	cdp_version_require();
 	cdp_key_require();
 	SPI_connect();
 	wanted = read_sources(&n);
 	publish(wanted, n);
 	SPI_finish();
-	cdp_slot_condition(me, CDP_COND_RUNNING);
+	cdp_slot_condition(me, any_hindered() ? CDP_COND_WAITING : CDP_COND_RUNNING);
 }
 
-/* True if the data is ours; false: it is at rest.  Ends where there is nothing to do. */
+/* Is the data ours, or at rest?  Ends where there is nothing to do. */
 static bool
 look(void)
 {
@@ -283,7 +308,70 @@ look(void)
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	return attachment == CDP_ATTACHED_HERE;
+	fit = attachment == CDP_ATTACHED_HERE;
+	return true;
+}
+
+/* No source may run before the key and the version are the right ones. */
+static void
+refuse(void)
+{
+	fit = false;
+	publish(NULL, 0);
+	cdp_slot_condition(me, CDP_COND_REFUSED);
+}
+
+/* error is NULL when it went well; says once that it began, and once that it is over. */
+static void
+note_hindrance(Job *job, const ErrorData *error)
+{
+	if (error)
+		cdp_slot_error(me, unpack_sql_state(error->sqlerrcode), cdp_error_text(error));
+	if (error && !job->hindered)
+		ereport(LOG,
+				(errmsg("%s waits with %s: %s", MyBgworkerEntry->bgw_name, job->name, cdp_error_text(error)),
+				 error->hint ? errhint("%s", error->hint) : 0));
+	else if (!error && job->hindered)
+		ereport(LOG, (errmsg("%s goes on with %s", MyBgworkerEntry->bgw_name, job->name)));
+	job->hindered = error != NULL;
+}
+
+static bool
+is_refusal(const Job *job, const ErrorData *error)
+{
+	return job == &sources_job && error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+}
+
+/* False: it must be tried again.  An error that does not pass by itself goes up, and ends the process. */
+static bool
+run_job(Job *job)
+{
+	volatile bool done = false;
+	ErrorData  *volatile error = NULL;
+
+	pgstat_report_activity(STATE_RUNNING, job->name);
+	MemoryContextSwitchTo(job_cxt);
+	PG_TRY();
+	{
+		done = job->run();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(job_cxt);
+		error = CopyErrorData();
+		if (!cdp_error_passes(error) && !is_refusal(job, error))
+			PG_RE_THROW();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+	}
+	PG_END_TRY();
+	note_hindrance(job, error);
+	if (error && is_refusal(job, error))
+		refuse();
+	MemoryContextSwitchTo(TopMemoryContext);
+	MemoryContextReset(job_cxt);
+	CHECK_FOR_INTERRUPTS();
+	return done;
 }
 
 static void
@@ -291,15 +379,9 @@ run_due_jobs(void)
 {
 	for (int i = 0; i < lengthof(jobs); i++)
 	{
-		bool		done;
-
-		if (jobs[i].next > GetCurrentTimestamp())
+		if (jobs[i].next > cdp_ticks())
 			continue;
-		pgstat_report_activity(STATE_RUNNING, jobs[i].name);
-		done = jobs[i].run();
-		jobs[i].next = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   done ? jobs[i].every_ms : RETRY_MS);
-		CHECK_FOR_INTERRUPTS();
+		jobs[i].next = cdp_ticks() + (run_job(&jobs[i]) ? jobs[i].every_ms : RETRY_MS);
 	}
 }
 
@@ -316,7 +398,8 @@ rounds(void)
 		}
 		if (cdp_slot_stop_requested(me))
 			cdp_slot_end();
-		if (look())
+		(void) run_job(&sources_job);
+		if (fit)
 			run_due_jobs();
 		cdp_slot_healthy(me);
 		pgstat_report_stat(true);
@@ -333,6 +416,7 @@ cdp_maintenance_main(Datum arg)
 	MemoryContext cxt = TopMemoryContext;
 
 	me = cdp_slot_attach(arg);
+	job_cxt = AllocSetContextCreate(TopMemoryContext, "cdp maintenance job", ALLOCSET_DEFAULT_SIZES);
 	SetConfigOption("application_name", "cdp maintenance", PGC_USERSET, PGC_S_OVERRIDE);
 	PG_TRY();
 	{

@@ -41,6 +41,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "worker.h"
 
 #define DISCOVER_MS 5000		/* between two looks at the topics */
@@ -111,7 +112,7 @@ add_part(Worker *w, int t, int32 partition)
 	part->state = CDP_PART_NEW;
 	part->end = part->later = part->read.offset = part->next_read.offset = -1;
 	part->latest = part->mark_time = CDP_NO_TIME;
-	part->counted_from = GetCurrentTimestamp();
+	part->counted_from = cdp_ticks();
 	if (partition >= topic->size)
 	{
 		int			size = Max(partition + 1, 2 * topic->size);
@@ -366,13 +367,6 @@ reread_all(Worker *w)
 	cdp_worker_commit();
 }
 
-void
-cdp_parts_reread(Worker *w)
-{
-	reread_all(w);
-	w->assign = true;
-}
-
 /* ---------------------------------------------------------------- made again? */
 
 void
@@ -498,9 +492,9 @@ static void
 ask_some_ends(Worker *w)
 {
 	static int	turn = 0;
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ENDS_MS);
+	int64		until = cdp_ticks() + ENDS_MS;
 
-	for (int i = 0; i < w->nparts && GetCurrentTimestamp() < until; i++)
+	for (int i = 0; i < w->nparts && cdp_ticks() < until; i++)
 	{
 		Part	   *part = w->parts[turn++ % w->nparts];
 
@@ -552,10 +546,10 @@ request_open(const Worker *w)
 	return false;
 }
 
-TimestampTz
+int64
 cdp_parts_next_round(const Worker *w)
 {
-	bool		impatient = w->assign || any_state(w, CDP_PART_NEW) ||
+	bool		impatient = w->assign || w->reread || any_state(w, CDP_PART_NEW) ||
 	(all_present(w) && request_open(w));
 
 	return impatient ? Min(w->next_check, w->next_discover) : w->next_discover;
@@ -594,15 +588,20 @@ discover(Worker *w)
 		ask_some_ends(w);
 	}
 	w->next_check = 0;
-	w->next_discover = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												   all_present(w) && !w->parked_full ? DISCOVER_MS : ABSENT_MS);
+	w->next_discover = cdp_ticks() + (all_present(w) && !w->parked_full ? DISCOVER_MS : ABSENT_MS);
 }
 
 void
 cdp_parts_round(Worker *w)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = cdp_ticks();
 
+	if (w->reread)
+	{
+		reread_all(w);
+		w->reread = false;
+		w->assign = true;
+	}
 	if (w->next_discover <= now)
 		discover(w);
 	if (w->next_check <= now)
@@ -613,7 +612,7 @@ cdp_parts_round(Worker *w)
 			check_new_parts(w);
 		if (request_open(w))
 			ask_ends_for_request(w);
-		w->next_check = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+		w->next_check = cdp_ticks() + RETRY_MS;
 	}
 	if (w->assign)
 		assign(w);

@@ -25,11 +25,12 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define SHMEM_NAME "cdp workers"
 #define BACKOFF_FIRST_MS 1000
-#define BACKOFF_MAX_MS 30000
+#define BACKOFF_MAX_MS 16000	/* so that who was down works within 30 s, maintenance worker before it included */
 #define LAUNCHER_RESTART_S 5
 
 CdpWorkers *cdp_workers = NULL;
@@ -162,15 +163,15 @@ cdp_slot_allocate(CdpWorkerKind kind, Oid database)
 	return NULL;
 }
 
-/* 1 s, doubled with each failure up to 30 s, and up to a quarter more so that many do not come at once. */
-TimestampTz
+/* 1 s, doubled with each failure up to 16 s, and up to a quarter more so that many do not come at once. */
+int64
 cdp_backoff_until(int failures)
 {
 	int			ms = failures <= 0 ? 0 : BACKOFF_FIRST_MS << Min(failures - 1, 5);
 
 	ms = Min(ms, BACKOFF_MAX_MS);
 	ms += ms / 4 * pg_prng_double(&pg_global_prng_state);
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), ms);
+	return cdp_ticks() + ms;
 }
 
 /* Make the launcher look again; what exactly, is the hint. */

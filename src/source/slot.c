@@ -75,8 +75,8 @@ slot_take(CdpSlot *slot, uint32 token)
 }
 
 /* Whatever the database, a role or the configuration file says. */
-static void
-force_settings(void)
+void
+cdp_force_settings(void)
 {
 	static const char *const settings[][2] = {
 		{"search_path", "pg_catalog, pg_temp"},
@@ -92,6 +92,12 @@ force_settings(void)
 		{"default_transaction_deferrable", "off"},
 		{"session_replication_role", "origin"},
 		{"row_security", "on"},
+		{"role", "none"},
+		{"standard_conforming_strings", "on"},
+		{"transform_null_equals", "off"},
+		{"array_nulls", "on"},
+		{"plpgsql.variable_conflict", "error"},
+		{"plpgsql.extra_errors", "none"},
 		{"TimeZone", "UTC"},
 		{"DateStyle", "ISO"},
 		{"IntervalStyle", "postgres"},
@@ -121,7 +127,7 @@ cdp_slot_attach(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnectionByOid(slot->database, InvalidOid, 0);
-	force_settings();
+	cdp_force_settings();
 	return slot;
 }
 
@@ -184,6 +190,21 @@ cdp_slot_healthy(CdpSlot *slot)
 	slot->failures = 0;
 	LWLockRelease(cdp_workers->lock);
 	ereport(LOG, (errmsg("%s works again", MyBgworkerEntry->bgw_name)));
+}
+
+/* Somebody was in the way, and will not be for ever: again, a moment later. */
+bool
+cdp_error_passes(const ErrorData *error)
+{
+	switch (error->sqlerrcode)
+	{
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+			return true;
+		default:
+			return false;
+	}
 }
 
 /*

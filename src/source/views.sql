@@ -72,7 +72,7 @@ COMMENT ON COLUMN cdp.source_status.end_position IS 'End of the partition as the
 COMMENT ON COLUMN cdp.source_status.lag IS 'Offsets between position and end; NULL: not known.';
 COMMENT ON COLUMN cdp.source_status.lag_seconds IS 'Age in seconds of the last record that was read, 0 when nothing is left to read; NULL: not known.';
 COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last seconds; NULL: not known.';
-COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 30 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
+COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 20 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
 COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
 COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';
 COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of its worker, with whatever topic; it stays when the trouble is over, see state.';

@@ -34,6 +34,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define LOOK_MS 1000			/* look again although nobody told us */
@@ -42,7 +43,6 @@
 typedef struct Awaited
 {
 	int32		source_id;
-	int32		workspace_id;
 	bool		kafka;
 	int32		workers;
 	int64		generation;
@@ -60,29 +60,28 @@ result(int column)
 
 /* What is committed about the source now; raises when there is none. */
 static Awaited
-read_source(const char *name)
+read_source(const char *name, int32 source_id)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(source_id)};
 	Awaited		a;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
-	if (cdp_owner_read("SELECT source_id, workspace_id, brokers IS NOT NULL, workers, " CDP_GENERATION_SQL ","
+	if (cdp_owner_read("SELECT source_id, brokers IS NOT NULL, workers, " CDP_GENERATION_SQL ","
 					   " EXISTS (SELECT 1 FROM cdp_data.parked p"
 					   " WHERE p.source_id OPERATOR(pg_catalog.=) s.source_id), xmin"
-					   " FROM cdp_data.source s WHERE name OPERATOR(pg_catalog.=) $1",
+					   " FROM cdp_data.source s WHERE source_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name)));
 	a.source_id = DatumGetInt32(result(1));
-	a.workspace_id = DatumGetInt32(result(2));
-	a.kafka = DatumGetBool(result(3));
-	a.workers = DatumGetInt32(result(4));
-	a.generation = DatumGetInt64(result(5));
-	a.parked = DatumGetBool(result(6));
-	a.xmin = DatumGetTransactionId(result(7));
+	a.kafka = DatumGetBool(result(2));
+	a.workers = DatumGetInt32(result(3));
+	a.generation = DatumGetInt64(result(4));
+	a.parked = DatumGetBool(result(5));
+	a.xmin = DatumGetTransactionId(result(6));
 	SPI_finish();
 	PopActiveSnapshot();
 	return a;
@@ -91,10 +90,6 @@ read_source(const char *name)
 static void
 require_waitable(const char *name, const Awaited *a)
 {
-	if (!superuser_arg(GetOuterUserId()) && !cdp_role_has_workspace(GetOuterUserId(), a->workspace_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for source \"%s\"", name)));
 	if (a->kafka && TransactionIdIsNormal(a->xmin) && TransactionIdIsCurrentTransactionId(a->xmin))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -176,9 +171,19 @@ give_up_xmin(void)
 	MyProc->xmin = TransactionXmin = InvalidTransactionId;
 }
 
+/* From now; a month has the length that it has in the calendar. */
+static int64
+milliseconds_of(Datum interval)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	return (DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval, TimestampTzGetDatum(now), interval)) - now) /
+		1000;
+}
+
 /* Wait until every worker has answered and nothing is parked; false: the time is over. */
 static bool
-wait_for(const char *name, Awaited a, TimestampTz until, bool whole_statement)
+wait_for(const char *name, Awaited a, int64 until, bool whole_statement)
 {
 	uint64		request = a.kafka ? new_request() : 0;
 	bool		done = false;
@@ -186,19 +191,19 @@ wait_for(const char *name, Awaited a, TimestampTz until, bool whole_statement)
 	for (;;)
 	{
 		bool		answered;
-		long		ms;
+		int64		ms;
 
 		ConditionVariablePrepareToSleep(&cdp_workers->progress);
 		answered = !a.kafka || is_answered(&a, request);
 		done = answered && !a.parked;
-		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+		ms = until - cdp_ticks();
 		if (done || ms <= 0)
 			break;
 		ms = Min(ms, answered ? PARKED_MS : LOOK_MS);
 		if (whole_statement)
 			give_up_xmin();
 		ConditionVariableTimedSleep(&cdp_workers->progress, ms, cdp_wait_event("CdpWaitForSource"));
-		a = read_source(name);
+		a = read_source(name, a.source_id);
 		require_waitable(name, &a);
 	}
 	ConditionVariableCancelSleep();
@@ -211,14 +216,12 @@ Datum
 cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	TimestampTz until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-																TimestampTzGetDatum(GetCurrentTimestamp()),
-																PG_GETARG_DATUM(1)));
+	int64		until = cdp_ticks() + milliseconds_of(PG_GETARG_DATUM(1));
 	Awaited		a;
 
 	PreventCommandDuringRecovery("wait_for_source");
 	cdp_version_require();
-	a = read_source(name);
+	a = read_source(name, cdp_source_id_of_caller(name));
 	require_waitable(name, &a);
 	if (!a.kafka && !a.parked)
 		PG_RETURN_BOOL(true);

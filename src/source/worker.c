@@ -19,7 +19,8 @@
  * data, on condition that they are what we think (fencing).  If they are not
  * (another worker, a DBA), or a lock was not had in time, or a deadlock chose
  * us, the transaction is over, the positions are read again, and the partitions
- * are assigned again from there.  Any other error ends the process; the
+ * are assigned again from there; a lock that was not had while we looked around
+ * is asked for again in the same way.  Any other error ends the process; the
  * launcher starts it again after a back-off.  synchronous_commit is off: a crash
  * takes the last data and their positions together.
  *
@@ -54,6 +55,7 @@
 #include "utils/timestamp.h"
 
 #include "identity/recent.h"
+#include "clock.h"
 #include "stats.h"
 #include "worker.h"
 
@@ -69,8 +71,16 @@ static Worker w;
 static MemoryContext batch_cxt;
 static CdpMessage *messages;
 static int	max_messages = 0;
-static TimestampTz batch_started = 0;
-static int	retries = 0;		/* in a row */
+static int64 batch_started = 0; /* in cdp_ticks() */
+
+typedef enum Doing
+{
+	LOOKING,					/* at topics and positions */
+	APPLYING					/* a batch */
+} Doing;
+
+static Doing doing;
+static int	retries[2];			/* in a row, of each */
 
 /* ---------------------------------------------------------------- transactions */
 
@@ -157,6 +167,7 @@ load_source(void)
 	bool		found;
 
 	cdp_worker_begin();
+	cdp_version_require();
 	cdp_key_require();
 	SPI_connect();
 	found = cdp_owner_query("SELECT workspace_id, name, brokers, topics,"
@@ -169,7 +180,10 @@ load_source(void)
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
 	if (found)
+	{
 		keep_row();
+		w.format = cdp_source_by_id(w.source_id)->format;
+	}
 	SPI_finish();
 	cdp_worker_commit();
 	return found;
@@ -230,7 +244,7 @@ note_message(Part *part, CdpMessage *msg, TimestampTz ahead)
 {
 	part->last = msg;
 	part->counted++;
-	part->ntombstones += msg->body.s == NULL;
+	part->ntombstones += cdp_is_tombstone(w.format, msg);
 	if (msg->record_time < ahead && (part->latest == CDP_NO_TIME || msg->record_time > part->latest))
 		part->latest = msg->record_time;
 }
@@ -241,7 +255,7 @@ sort_out(int n)
 {
 	int			kept = 0;
 	Part	   *part = NULL;
-	TimestampTz ahead = TimestampTzPlusMilliseconds(batch_started, AHEAD_MS);
+	TimestampTz ahead = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), AHEAD_MS);
 
 	for (int i = 0; i < n; i++)
 	{
@@ -406,9 +420,9 @@ apply(int n)
 /* ---------------------------------------------------------------- report */
 
 static void
-update_rate(Part *part, TimestampTz now)
+update_rate(Part *part, int64 now)
 {
-	long		ms = TimestampDifferenceMilliseconds(part->counted_from, now);
+	int64		ms = now - part->counted_from;
 
 	if (ms < RATE_MS)
 		return;
@@ -422,7 +436,7 @@ static void
 publish(int kept)
 {
 	CdpSlot    *slot = w.slot;
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = cdp_ticks();
 	int			n = Min(w.nparts, CDP_SLOT_PARTITIONS);
 
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
@@ -430,7 +444,7 @@ publish(int kept)
 	{
 		slot->nbatches++;
 		slot->nmessages += kept;
-		slot->last_commit_at = now;
+		slot->last_commit_at = GetCurrentTimestamp();
 	}
 	for (int i = 0; i < n; i++)
 	{
@@ -475,20 +489,6 @@ answer_request(void)
 /* ---------------------------------------------------------------- what may go wrong in a batch */
 
 static bool
-is_retryable(int sqlerrcode)
-{
-	switch (sqlerrcode)
-	{
-		case ERRCODE_LOCK_NOT_AVAILABLE:
-		case ERRCODE_T_R_DEADLOCK_DETECTED:
-		case ERRCODE_T_R_SERIALIZATION_FAILURE:
-			return true;
-		default:
-			return false;
-	}
-}
-
-static bool
 positions_moved(void)
 {
 	bool		moved = false;
@@ -505,6 +505,17 @@ positions_moved(void)
 	return moved;
 }
 
+static bool
+source_is_gone(void)
+{
+	bool		gone;
+
+	cdp_worker_begin();
+	gone = cdp_source_find(w.source_id) == NULL;
+	cdp_worker_commit();
+	return gone;
+}
+
 static void
 sleep_ms(long ms)
 {
@@ -514,29 +525,38 @@ sleep_ms(long ms)
 	CHECK_FOR_INTERRUPTS();
 }
 
-/* The batch is over because of error: read the positions and go on from there, or end. */
+/* The transaction is over because of error: wait, read the positions and go on from there, or end. */
 static void
 recover(ErrorData *error)
 {
-	forget_batch();
-	if (!is_retryable(error->sqlerrcode) &&
+	if (doing == APPLYING)
+		forget_batch();
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT && source_is_gone())
+		cdp_slot_end();			/* dropped while the batch waited for its workspace */
+	if (!cdp_error_passes(error) &&
 		!(error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE && positions_moved()))
 		cdp_slot_fail(w.slot, error);
-	if (retries++ == 0)
+	if (retries[doing]++ == 0)
 		ereport(LOG, (errmsg("source \"%s\" tries again: %s", w.name, cdp_error_text(error))));
 	cdp_slot_error(w.slot, unpack_sql_state(error->sqlerrcode), cdp_error_text(error));
 	FreeErrorData(error);
 	cdp_slot_condition(w.slot, CDP_COND_WAITING);
-	sleep_ms(Min(RETRY_FIRST_MS << Min(retries - 1, 5), RETRY_MAX_MS));
-	cdp_parts_reread(&w);
+	w.reread = true;
+	sleep_ms(Min(RETRY_FIRST_MS << Min(retries[doing] - 1, 5), RETRY_MAX_MS));
+}
+
+static void
+goes_on(void)
+{
+	if (retries[doing] > 0)
+		ereport(LOG, (errmsg("source \"%s\" goes on", w.name)));
+	retries[doing] = 0;
 }
 
 static void
 batch_done(int kept)
 {
-	if (retries > 0)
-		ereport(LOG, (errmsg("source \"%s\" goes on", w.name)));
-	retries = 0;
+	goes_on();
 	forget_batch();
 	cdp_slot_healthy(w.slot);
 	publish(kept);
@@ -547,8 +567,6 @@ batch_done(int kept)
 static bool
 consume(void)
 {
-	volatile int kept = 0;
-	ErrorData  *volatile error = NULL;
 	int			n;
 
 	if (max_messages != cdp_batch_rows)
@@ -561,24 +579,8 @@ consume(void)
 	take_errors();
 	if (n == 0 && !any_moved())
 		return false;
-	batch_started = GetCurrentTimestamp();
-	PG_TRY();
-	{
-		kept = apply(n);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(w.cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		AbortOutOfAnyTransaction();
-		MemoryContextSwitchTo(batch_cxt);
-	}
-	PG_END_TRY();
-	if (error)
-		recover(error);
-	else
-		batch_done(kept);
+	batch_started = cdp_ticks();
+	batch_done(apply(n));
 	return true;
 }
 
@@ -588,7 +590,7 @@ static void
 wait_for_something(void)
 {
 	WaitEvent	event;
-	long		ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), cdp_parts_next_round(&w));
+	long		ms = (long) Max(cdp_parts_next_round(&w) - cdp_ticks(), 0);
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -600,7 +602,7 @@ wait_for_something(void)
 static void
 pace(void)
 {
-	long		ms = TimestampDifferenceMilliseconds(batch_started, GetCurrentTimestamp());
+	long		ms = (long) (cdp_ticks() - batch_started);
 
 	if (ms < PACE_MS)
 		sleep_ms(PACE_MS - ms);
@@ -621,27 +623,59 @@ look_around(void)
 }
 
 static void
+do_turn(void)
+{
+	doing = LOOKING;
+	if (cdp_parts_next_round(&w) <= cdp_ticks() || w.assign || w.reread)
+	{
+		cdp_consumer_renew(&w);
+		cdp_parts_round(&w);
+		publish(-1);
+		goes_on();
+	}
+	cdp_slot_condition(w.slot, retries[APPLYING] == 0 && cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+	doing = APPLYING;
+	if (!w.parked_full && !w.assign && consume())
+		pace();
+	else
+	{
+		answer_request();
+		wait_for_something();
+	}
+	answer_request();
+}
+
+/* One turn; what fails in it is over afterwards, and tried again in the next one, or the process ends. */
+static void
+turn(void)
+{
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		do_turn();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(w.cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		AbortOutOfAnyTransaction();
+		MemoryContextSwitchTo(batch_cxt);
+	}
+	PG_END_TRY();
+	if (error)
+		recover(error);
+	MemoryContextReset(batch_cxt);
+}
+
+static void
 loop(void)
 {
 	for (;;)
 	{
 		look_around();
-		if (cdp_parts_next_round(&w) <= GetCurrentTimestamp() || w.assign)
-		{
-			cdp_consumer_renew(&w);
-			cdp_parts_round(&w);
-			publish(-1);
-		}
-		cdp_slot_condition(w.slot, retries == 0 && cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
-		if (!w.parked_full && consume())
-			pace();
-		else
-		{
-			answer_request();
-			wait_for_something();
-		}
-		answer_request();
-		MemoryContextReset(batch_cxt);
+		turn();
 	}
 }
 
@@ -659,7 +693,8 @@ run(void)
 	if (!load_source())
 		cdp_slot_end();
 	cdp_recent_start();
-	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
+	/* everybody sees it: no name */
+	SetConfigOption("application_name", psprintf("cdp source %d", w.source_id), PGC_USERSET, PGC_S_OVERRIDE);
 	cdp_consumer_open(&w);
 	loop();
 }

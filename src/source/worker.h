@@ -50,7 +50,7 @@ typedef struct Part
 	const char *new_state;		/* to be written with the batch; NULL: as it is */
 
 	int64		counted;		/* since counted_from */
-	TimestampTz counted_from;
+	int64		counted_from;	/* in cdp_ticks() */
 	float4		rate;
 } Part;
 
@@ -88,6 +88,7 @@ typedef struct Worker
 	const char *name;
 	const char *brokers;
 	const char *secret;			/* its name in the secrets file */
+	const CdpFormat *format;
 	bool		from_latest;
 	int			noptions;
 	const char **option_names;
@@ -97,16 +98,18 @@ typedef struct Worker
 	CdpConsumer *consumer;
 	WaitEventSet *wait_set;		/* the consumer's, the latch and the postmaster */
 	CdpFileMark files[CDP_WORKER_FILES];
+	char	   *refusal;		/* why the files as they are now were not taken; NULL: they were */
 
 	int			ntopics;
 	Topic	   *topics;
 	int			nparts;
 	Part	  **parts;			/* in the order of (topic, partition) */
 	bool		assign;			/* the assignment is not what parts say */
+	bool		reread;			/* a batch failed: positions may not be what parts say */
 	bool		parked_full;	/* cdp.parked_limit is reached */
 	bool		look_later;		/* the question what is later than what was read is due */
-	TimestampTz next_discover;
-	TimestampTz next_check;
+	int64		next_discover;	/* in cdp_ticks(), as the next one */
+	int64		next_check;
 
 	uint64		request;		/* of wait_for_source, taken from the slot */
 	uint64		reached;
@@ -123,10 +126,9 @@ extern void cdp_consumer_renew(Worker *w);	/* opens it again if the files that i
 /* partitions.c */
 extern void cdp_parts_round(Worker *w); /* find, look up, assign, ask for ends: what is due */
 extern Part *cdp_parts_find(Worker *w, CdpStr topic, int32 partition);
-extern void cdp_parts_reread(Worker *w);	/* positions as committed, then assign again */
 extern void cdp_parts_restart(Worker *w);	/* the consumer is another one: look at everything again */
 extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
-extern TimestampTz cdp_parts_next_round(const Worker *w);
+extern int64 cdp_parts_next_round(const Worker *w); /* in cdp_ticks() */
 extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
 extern bool cdp_parts_reached(const Worker *w); /* every end of the request is passed */
 extern void cdp_part_mark(Part *part);

@@ -179,6 +179,16 @@ class Server:
             'SELECT pid FROM pg_stat_activity WHERE backend_type LIKE %s AND datname = %s ORDER BY pid',
             backend_type + '%', dbname, dbname='postgres')]
 
+    def log_mark(self):
+        """The end of the server log, for log_after()."""
+        return os.path.getsize(self.log)
+
+    def log_after(self, mark=0):
+        """What the server log has got since."""
+        with open(self.log, encoding='utf-8', errors='replace') as f:
+            f.seek(mark)
+            return f.read()
+
     def psql(self, *arguments, dbname='cdp', stdin=None):
         """Run psql; return what subprocess.run returns."""
         return subprocess.run([self.inst.program('psql'), '-X', '-v', 'ON_ERROR_STOP=1', *arguments],
