@@ -30,7 +30,7 @@ static ProcessUtility_hook_type previous_utility = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 static planner_hook_type previous_planner = NULL;
 
-static bool explaining = false;
+static int	explaining = 0;		/* EXPLAIN statements that are running, one in the other */
 
 static bool
 reads_our_tables(const PlannedStmt *plan)
@@ -63,20 +63,32 @@ refuse_plan(const PlannedStmt *plan)
 }
 
 static void
+next_utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityContext context,
+			 ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
+{
+	if (previous_utility)
+		previous_utility(pstmt, query, read_only, context, params, env, dest, qc);
+	else
+		standard_ProcessUtility(pstmt, query, read_only, context, params, env, dest, qc);
+}
+
+static void
 utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityContext context,
 		ParamListInfo params, QueryEnvironment *env, DestReceiver *dest, QueryCompletion *qc)
 {
-	ProcessUtility_hook_type next = previous_utility ? previous_utility : standard_ProcessUtility;
-	bool		outer = explaining;
-
-	explaining |= IsA(pstmt->utilityStmt, ExplainStmt);
+	if (!IsA(pstmt->utilityStmt, ExplainStmt))
+	{
+		next_utility(pstmt, query, read_only, context, params, env, dest, qc);
+		return;
+	}
+	explaining++;
 	PG_TRY();
 	{
-		next(pstmt, query, read_only, context, params, env, dest, qc);
+		next_utility(pstmt, query, read_only, context, params, env, dest, qc);
 	}
 	PG_FINALLY();
 	{
-		explaining = outer;
+		explaining--;
 	}
 	PG_END_TRY();
 }
@@ -84,7 +96,7 @@ utility(PlannedStmt *pstmt, const char *query, bool read_only, ProcessUtilityCon
 static void
 executor_start(QueryDesc *query, int eflags)
 {
-	if (explaining)
+	if (explaining > 0)
 		refuse_plan(query->plannedstmt);
 	if (previous_executor_start)
 		previous_executor_start(query, eflags);
