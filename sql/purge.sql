@@ -95,4 +95,13 @@ SET ROLE cdp_privacy_officer;
 SELECT cdp.purge_before('1994-05-01')->'people' AS people;
 RESET ROLE;
 
+-- somebody is forgotten whose e-mail another declared, too, in an event that was purged
+SELECT outcome FROM cdp.ingest('[
+	{"type": "identify", "userId": "pu-o", "messageId": "pu-20", "originalTimestamp": "1994-03-05T00:00:00Z", "traits": {"email": "pu-o@x.example"}},
+	{"type": "identify", "userId": "pu-p", "messageId": "pu-21", "originalTimestamp": "1994-03-06T00:00:00Z", "traits": {"email": "PU-O@x.example", "city": "Rome", "contact": {"email": "pu-o@x.example"}}}]');
+SELECT cdp.purge_before('1994-03-10', dry_run => false)->'people' AS people;
+SELECT cdp.forget('user_id', 'pu-o', 'asked', false)->'stripped' AS stripped;
+SELECT * FROM pu_people WHERE value IN ('pu-o', 'pu-p', 'pu-o@x.example') ORDER BY value;
+SELECT count(*) FROM cdp.verify();
+
 DROP VIEW pu_people;

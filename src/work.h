@@ -88,6 +88,7 @@ typedef struct CdpWork
 			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
+	const struct CdpErased *erased; /* what forgetting takes away of others; NULL: nothing (privacy/suppress.h) */
 	bool		refold;			/* a link or identifier was taken away: union-find does not do */
 	CdpRel	   *suppression;	/* opened when it is asked first */
 	bool		no_tokens,		/* it is empty */

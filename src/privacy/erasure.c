@@ -294,6 +294,24 @@ read_others(CdpErasurePlan *p, Gone *gone, Other **others)
 	return n;
 }
 
+/* of a link whose events were purged the declared traits are left, and may mention what goes */
+static void
+mark_purged(CdpWork *w, const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nlinks; i++)
+	{
+		const CdpErasureLink *link = &p->links[i];
+		const CdpErasureMember *m = cdp_erasure_member(p, cdp_erasure_attributed(p, link));
+		CdpFragment *f;
+
+		if (link->fate != CDP_STRIPPED || m->fate != CDP_STAYS || link->first_at >= cdp_watermark(p->workspace->id))
+			continue;
+		f = cdp_work_fragment(w, m->refuge ? m->refuge : m->fragment_id);
+		f->recompute = f->changed = true;
+		f->dirty = NULL;		/* now, however many events there are: later nobody knows what to take away */
+	}
+}
+
 static void
 change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *counts)
 {
@@ -616,7 +634,7 @@ present_the_others(CdpWork *w, const CdpErasurePlan *p)
 		}
 	w->group_of = palloc0(Max(w->nidents, 1) * sizeof(int));
 	w->groups = palloc0(sizeof(CdpGroup));
-	w->groups[0] = (CdpGroup) {.idents = w->idents,.nidents = w->nidents,.examine = true,.next_merged = -1};
+	w->groups[0] = (CdpGroup) {.idents = w->idents, .nidents = w->nidents, .examine = true, .next_merged = -1};
 	w->ngroups = 1;
 	w->refold = true;
 }
@@ -643,6 +661,9 @@ contests_of(const CdpWork *w)
 static void
 settle_the_others(CdpWork *w, const CdpErasurePlan *p)
 {
+	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
+
+	w->erased = &erased;
 	leave_fragments(w, p);
 	for (int i = 0; i < w->nfragments; i++)
 		w->fragments[i]->changed = w->fragments[i]->rearranged = true;
@@ -652,6 +673,7 @@ settle_the_others(CdpWork *w, const CdpErasurePlan *p)
 	cdp_rel_look(w->trait, GetLatestSnapshot());
 	cdp_fold_events(w);
 	cdp_store_profiles(w);
+	w->erased = NULL;
 }
 
 /* ---------------------------------------------------------------- all of it */
@@ -667,6 +689,7 @@ cdp_erasure_carry_out(CdpWork *w, CdpErasurePlan *p, CdpErasureCounts *counts)
 	CommandCounterIncrement();
 	counts->event += delete_events(p, &gone);
 	change_others(w, p, &gone, counts);
+	mark_purged(w, p);
 	counts->seen += gone.n ? let_seen_point_to_nobody(&gone) : 0;
 	not_before = Max(w->batch->instant, gone.newest + 1);
 	keep_retractions(p);

@@ -186,3 +186,11 @@ cdp_strip(const CdpErased *e, Jsonb *document)
 	}
 	return c.stripped ? JsonbValueToJsonb(c.out) : NULL;
 }
+
+bool
+cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value)
+{
+	if (cdp_mentions_erased(e, key, false) || scalar_is_erased(e, value, cdp_names_identifier(key)))
+		return true;
+	return value->type == jbvBinary && cdp_strip(e, JsonbValueToJsonb((JsonbValue *) value)) != NULL;
+}

@@ -89,7 +89,7 @@ keep_purged(CdpWork *w, Datum ids)
 		if (f->kept == NULL)
 			f->kept = cdp_traits_begin(w->cxt);
 		cdp_traits_keep(f->kept, DatumGetJsonbPCopy(cdp_spi_datum(i, 2, &isnull)),
-						DatumGetByteaPCopy(cdp_spi_datum(i, 3, &isnull)), watermark);
+						DatumGetByteaPCopy(cdp_spi_datum(i, 3, &isnull)), watermark, w->erased);
 	}
 	cdp_spi_end();
 }

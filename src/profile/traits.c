@@ -32,6 +32,7 @@
 #include "utils/snapmgr.h"
 
 #include "profile/columns.h"
+#include "privacy/suppress.h"
 #include "profile/profile.h"
 #include "spi.h"
 
@@ -328,6 +329,7 @@ typedef struct KeepArg
 {
 	StringInfoData in;
 	TimestampTz before;
+	const CdpErased *erased;
 } KeepArg;
 
 static void
@@ -336,14 +338,14 @@ keep_old(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *varg)
 	KeepArg    *arg = varg;
 	CdpStamp	stamp = read_stamp(&arg->in);
 
-	if (stamp.occurred_at < arg->before)
+	if (stamp.occurred_at < arg->before && !(arg->erased && cdp_member_is_erased(arg->erased, key, value)))
 		take_declared(set, key, value, &stamp);
 }
 
 void
-cdp_traits_keep(CdpTraitSet *set, Jsonb *traits, bytea *stamps, TimestampTz before)
+cdp_traits_keep(CdpTraitSet *set, Jsonb *traits, bytea *stamps, TimestampTz before, const CdpErased *erased)
 {
-	KeepArg		arg = {.before = before};
+	KeepArg		arg = {.before = before, .erased = erased};
 
 	open_stamps(&arg.in, stamps);
 	each_member(set, traits, keep_old, &arg);
@@ -540,7 +542,7 @@ cdp_declare_traits_step(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(7))
 		declare_arguments(fcinfo, set, traits);
 	else
-		cdp_traits_keep(set, traits, (bytea *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(7)), PG_GETARG_TIMESTAMPTZ(3));
+		cdp_traits_keep(set, traits, (bytea *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(7)), PG_GETARG_TIMESTAMPTZ(3), NULL);
 	MemoryContextSwitchTo(old);
 	PG_RETURN_POINTER(set);
 }
