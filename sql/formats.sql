@@ -1,4 +1,4 @@
--- Format json: what a mapping may say, and what becomes of messages.
+-- Formats json and cloudevents: what a mapping may say, and what becomes of messages.
 \set VERBOSITY default
 \set SHOW_CONTEXT never
 -- a mapping that is wrong is said so when the source is made
@@ -36,4 +36,27 @@ SELECT outcome FROM cdp.ingest('{"order_no": 7002, "what": "registered", "placed
 -- and quarantine is replayed with it
 SELECT message_id, outcome, reason FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE source = 'legacy' AND body_text LIKE '%700_, "what"%')) ORDER BY 1;
 SELECT message_id, name, user_id, anonymous_id, properties FROM cdp.event WHERE source = 'legacy' ORDER BY message_id;
+-- format cloudevents: from SQL the structured form, and arrays of it by option
+SELECT cdp.create_source('odd', format => 'cloudevents', options => '{"mapping": {"message_id": "$.id"}}');
+SELECT cdp.create_source('odd', format => 'cloudevents', options => '{"batch": "yes"}');
+SELECT cdp.create_source('cloud', format => 'cloudevents');
+SELECT outcome, message_id FROM cdp.ingest('{"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.ordered", "time": "2026-03-01T10:00:00Z", "subject": "cloud-1", "sequence": 7, "data": {"total": 20.5}}', 'cloud');
+SELECT message_id, type, name, user_id, properties, context, occurred_at = '2026-03-01T10:00:00Z' AS on_time FROM cdp.event WHERE source = 'cloud';
+-- the same event, whatever it went through; another source is another event; another body is none
+SELECT outcome, reason, message_id FROM cdp.ingest_many(ARRAY[
+	'{"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.ordered", "time": "2026-03-01T11:00:00+01:00", "subject": "cloud-1", "sequence": 7, "traceparent": "00-1", "data": {"total": 20.5}}',
+	'{"specversion": "1.0", "id": "1", "source": "/till", "type": "com.example.ordered", "subject": "cloud-1", "data": "text"}',
+	'{"specversion": "1.0", "id": "1", "source": "/shop", "type": "com.example.ordered", "subject": "cloud-1", "data": {"total": 21}}',
+	'[{"specversion": "1.0", "id": "2", "source": "/shop", "type": "com.example.paid", "subject": "cloud-1"}]',
+	'{"specversion": "1.0", "id": "3", "source": "/shop", "type": "com.example.registered", "data": {"person": {"mail": "cloud-1@example.com", "plan": "pro"}}}']::jsonb[], 'cloud') ORDER BY ordinal;
+-- ids are of the workspace: another source, of the same format, knows them
+SELECT cdp.create_source('cloud2', format => 'cloudevents', options => '{"batch": true}');
+SELECT ordinal, outcome, message_id FROM cdp.ingest('[{"specversion": "1.0", "id": "1", "source": "/till", "type": "com.example.ordered", "subject": "cloud-1", "data": "text"},
+	{"specversion": "1.0", "id": "4", "source": "/shop", "type": "com.example.paid", "subject": "cloud-1"}, {"id": "5", "source": "/shop"}]', 'cloud2');
+SELECT cdp.alter_source('cloud', options => '{"batch": true, "mapping": {"user_id": "$.subject", "identifiers": [{"namespace": "email", "value": "$.data.person.mail"}],
+	"type": {"path": "$.type", "calls": {"com.example.registered": "identify"}}, "traits": "$.data.person"}}');
+SELECT outcome, reason, message_id FROM cdp.replay_quarantine(ARRAY(SELECT id FROM cdp.quarantine WHERE source = 'cloud' ORDER BY id)) ORDER BY message_id;
+SELECT message_id, type, name, user_id, properties, traits, context FROM cdp.event WHERE source LIKE 'cloud_' OR source = 'cloud' ORDER BY message_id;
+SELECT traits FROM cdp.profile WHERE profile_id = cdp.find_profile('email', 'cloud-1@example.com');
+SELECT source, reason, detail, body_text FROM cdp.quarantine WHERE source LIKE 'cloud%' ORDER BY id;
 SELECT count(*) FROM cdp.verify();

@@ -183,7 +183,6 @@ typedef struct CdpWorkspace
 	int32		id;
 	CdpStr		name;
 	CdpPolicy	policy;
-	TimestampTz watermark;		/* W of class 'event'; DT_NOBEGIN if none */
 } CdpWorkspace;
 
 struct CdpFormat;
@@ -208,6 +207,7 @@ typedef struct CdpSource
 	bool		trust_received_at;	/* take receivedAt from the payload */
 	bool		alias;			/* alias calls link (default) */
 	bool		email_from_properties;
+	bool		batch;			/* a JSON array is many cloud events */
 	bool		id_space_is_source; /* else the workspace, or id_space */
 	CdpStr		id_space;
 	void	   *mapping;		/* compiled by the format, NULL if it has none */
@@ -221,16 +221,30 @@ typedef struct CdpSource
  */
 extern CdpSource *cdp_source_by_id(int32 source_id);
 extern CdpSource *cdp_source_find(int32 source_id); /* NULL: it was dropped */
-extern CdpSource *cdp_source_by_name(const char *name, bool missing_ok);
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
 extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);
 extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
+extern bool cdp_workspace_exists(int32 workspace_id);
+
+/*
+ * Names are of the workspaces that the caller works in.  A superuser may mean
+ * a source of any, if only one has that name.
+ */
+extern int32 cdp_source_id_of_caller(const char *name);
+
+extern CdpWorkspace *cdp_workspace_find(const char *name);	/* NULL: there is none */
 
 /* NULL: the caller's (cdp_caller_workspace) */
 extern CdpWorkspace *cdp_workspace_by_name(const char *name);
 
-/* the same, but raises when the caller is no superuser and does not work in it (privacy/workspace.c) */
+/* the same, held; raises when the caller is no superuser and does not work in it (privacy/workspace.c) */
 extern CdpWorkspace *cdp_workspace_of_caller(const char *name);
+
+/* to the end of the transaction nobody drops the workspace; false: somebody did (privacy/workspace.c) */
+extern bool cdp_workspace_hold(int32 workspace_id);
+
+/* the same without waiting for who drops it: false then, too */
+extern bool cdp_workspace_try_hold(int32 workspace_id);
 extern List *cdp_workspace_ids(void);	/* integer list */
 
 /* a top-level key of traits that is shown to those who see no values */
@@ -240,7 +254,9 @@ extern uint64 cdp_config_generation(void);	/* reloads when invalidated */
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
 extern int32 cdp_caller_workspace(void);
 
-/* while there is one workspace, every role has it */
+/* a row of workspace_role for everybody: while there is one workspace */
+#define CDP_EVERYBODY "public"
+
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 
 extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */

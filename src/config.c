@@ -131,7 +131,6 @@ load_workspace(const CdpRow *row, void *arg)
 
 	w->id = row_int(row, "workspace_id");
 	w->name = row_text(row, "name");
-	w->watermark = DT_NOBEGIN;
 	w->policy.workspace_id = w->id;
 	w->policy.kind = policy_kind(row_text(row, "identity_policy"));
 	g->workspaces = lappend(g->workspaces, w);
@@ -227,16 +226,6 @@ sort_namespaces(Generation *g)
 		if (p->nnamespaces > 1)
 			qsort(p->namespaces, p->nnamespaces, sizeof(CdpNamespace), namespace_cmp);
 	}
-}
-
-static void
-load_watermark(const CdpRow *row, void *arg)
-{
-	CdpWorkspace *w = find_workspace(arg, row_int(row, "workspace_id"));
-	bool		isnull;
-
-	if (w != NULL && cdp_str_eq(row_text(row, "class"), cdp_str("event")))
-		w->watermark = DatumGetTimestampTz(cdp_row_get(row, "watermark", &isnull));
 }
 
 static void
@@ -381,6 +370,7 @@ compile_source(SourceEntry *e, MemoryContext cxt)
 									   strcmp(e->format, "segment") == 0);
 	s->alias = option_bool(e->options, "alias", true);
 	s->email_from_properties = option_bool(e->options, "email_from_properties", false);
+	s->batch = option_bool(e->options, "batch", false);
 	compile_id_space(s, e->options);
 	if (s->format->compile)
 		s->mapping = s->format->compile(e->options);
@@ -399,7 +389,6 @@ table_changed(CdpTable t)
 		case CDP_T_WORKSPACE_ROLE:
 		case CDP_T_SOURCE:
 		case CDP_T_NAMESPACE:
-		case CDP_T_RETENTION_WATERMARK:
 		case CDP_T_TRAIT_CLASS:
 			stale = true;
 			break;
@@ -435,7 +424,6 @@ load(void)
 	g->number = ++loads;
 	cdp_scan_table(CDP_T_WORKSPACE, load_workspace, g);
 	cdp_scan_table(CDP_T_NAMESPACE, load_namespace, g);
-	cdp_scan_table(CDP_T_RETENTION_WATERMARK, load_watermark, g);
 	cdp_scan_table(CDP_T_WORKSPACE_ROLE, load_role, g);
 	cdp_scan_table(CDP_T_TRAIT_CLASS, load_open_key, g);
 	cdp_scan_table(CDP_T_SOURCE, load_source, g);
@@ -516,24 +504,47 @@ cdp_source_by_id(int32 source_id)
 	return source;
 }
 
-CdpSource *
-cdp_source_by_name(const char *name, bool missing_ok)
+/* Sources of a name, in all workspaces or in those that the role works in; *id is one of them. */
+static int
+count_sources(const char *name, bool all, Oid role, int32 *id)
 {
-	Generation *g = configuration();
 	ListCell   *lc;
+	int			n = 0;
 
-	foreach(lc, g->sources)
+	foreach(lc, configuration()->sources)
 	{
 		SourceEntry *e = lfirst(lc);
 
-		if (cdp_str_eq(e->source.name, cdp_str(name)))
-			return cdp_source_by_id(e->source.id);
+		if (!cdp_str_eq(e->source.name, cdp_str(name)) ||
+			!(all || cdp_role_has_workspace(role, e->source.workspace->id)))
+			continue;
+		*id = e->source.id;
+		n++;
 	}
-	if (!missing_ok)
+	return n;
+}
+
+/* What other workspaces have is as if it were not there. */
+int32
+cdp_source_id_of_caller(const char *name)
+{
+	Oid			role = GetOuterUserId();
+	int32		id = 0;
+	int			n = count_sources(name, false, role, &id);
+
+	if (n == 0 && superuser_arg(role))
+		n = count_sources(name, true, role, &id);
+	if (n == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("source \"%s\" does not exist", name)));
-	return NULL;
+				 errmsg("source \"%s\" does not exist", name),
+				 superuser_arg(role) ? 0 : errhint("If it is of a workspace that you do not work in, ask for cdp.grant_workspace().")));
+	if (n > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("there is a source \"%s\" in more than one workspace", name),
+				 errhint("Use SET ROLE to work as a role that has one.")));
+	return id;
 }
 
 CdpNamespace *
@@ -552,6 +563,12 @@ cdp_namespace_by_id(const CdpPolicy *policy, int16 id)
 		if (policy->namespaces[i].id == id)
 			return &policy->namespaces[i];
 	return NULL;
+}
+
+bool
+cdp_workspace_exists(int32 workspace_id)
+{
+	return find_workspace(configuration(), workspace_id) != NULL;
 }
 
 CdpWorkspace *
@@ -576,9 +593,24 @@ refuse_no_workspace(void)
 }
 
 CdpWorkspace *
-cdp_workspace_by_name(const char *name)
+cdp_workspace_find(const char *name)
 {
 	ListCell   *lc;
+
+	foreach(lc, configuration()->workspaces)
+	{
+		CdpWorkspace *w = lfirst(lc);
+
+		if (cdp_str_eq(w->name, cdp_str(name)))
+			return w;
+	}
+	return NULL;
+}
+
+CdpWorkspace *
+cdp_workspace_by_name(const char *name)
+{
+	CdpWorkspace *w;
 
 	if (name == NULL)
 	{
@@ -588,16 +620,12 @@ cdp_workspace_by_name(const char *name)
 			refuse_no_workspace();
 		return cdp_workspace_by_id(id);
 	}
-	foreach(lc, configuration()->workspaces)
-	{
-		CdpWorkspace *w = lfirst(lc);
-
-		if (cdp_str_eq(w->name, cdp_str(name)))
-			return w;
-	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_OBJECT),
-			 errmsg("workspace \"%s\" does not exist", name)));
+	w = cdp_workspace_find(name);
+	if (w == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("workspace \"%s\" does not exist", name)));
+	return w;
 }
 
 List *
@@ -628,13 +656,18 @@ cdp_key_is_open(int32 workspace_id, CdpStr key)
 
 /*
  * Membership that the role can use now; being a superuser makes nobody a
- * member of everything.
+ * member of everything.  Everybody works as public, which no role can be
+ * called.
  */
 static bool
-works_as(Oid role, Oid granted)
+works_as(Oid role, const char *name)
 {
-	if (role == granted)
+	Oid			granted = get_role_oid(name, true);
+
+	if (role == granted || strcmp(name, CDP_EVERYBODY) == 0)
 		return true;
+	if (!OidIsValid(granted))
+		return false;
 	return superuser_arg(role) ? is_member_of_role_nosuper(role, granted) : has_privs_of_role(role, granted);
 }
 
@@ -644,14 +677,11 @@ cdp_role_has_workspace(Oid role, int32 workspace_id)
 	Generation *g = configuration();
 	ListCell   *lc;
 
-	if (list_length(g->workspaces) == 1)
-		return ((CdpWorkspace *) linitial(g->workspaces))->id == workspace_id;
 	foreach(lc, g->roles)
 	{
 		RoleEntry  *r = lfirst(lc);
-		Oid			granted = get_role_oid(NameStr(r->role), true);
 
-		if (r->workspace_id == workspace_id && OidIsValid(granted) && works_as(role, granted))
+		if (r->workspace_id == workspace_id && works_as(role, NameStr(r->role)))
 			return true;
 	}
 	return false;

@@ -40,6 +40,7 @@
 #include "event/quarantine.h"
 #include "identity/held.h"
 #include "identity/recent.h"
+#include "privacy/purge.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -493,6 +494,19 @@ apply_batch(CdpBatch *batch, bool may_park)
 	cdp_park_store(batch);
 }
 
+/* To the end of the transaction its workspace is there; the source as it is now. */
+static CdpSource *
+hold_source(const CdpSource *source)
+{
+	CdpSource  *held = cdp_workspace_hold(source->workspace->id) ? cdp_source_find(source->id) : NULL;
+
+	if (held == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("source \"%s\" does not exist", source->name.s)));
+	return held;
+}
+
 void
 cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *advances, int nadvances,
 		  CdpResult **results, int *nresults)
@@ -506,9 +520,11 @@ cdp_apply(CdpSource *source, CdpMessage *messages, int nmessages, CdpAdvance *ad
 	cdp_version_require();
 	cdp_key_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	source = hold_source(source);
 	if (MyBackendType != B_BG_WORKER && applied_in == cdp_my_lxid() && nmessages > 1)
 		cdp_recent_start_in_transaction();
 	batch = make_batch(source, messages, nmessages);
+	batch->watermark = cdp_watermark(source->workspace->id);
 	MemoryContextSwitchTo(batch->cxt);
 	cdp_become_owner(&user);
 	if (advances)
@@ -538,6 +554,8 @@ cdp_apply_other(int32 workspace_id, void (*change) (CdpWork *w, void *arg), void
 
 	cdp_version_require();
 	LockRelationOid(cdp_table(CDP_T_ENGINE_LOCK), RowExclusiveLock);
+	if (!cdp_workspace_hold(workspace_id))
+		return;
 	cdp_become_owner(&user);
 	open_work(&w, &batch, cdp_workspace_by_id(workspace_id));
 	cdp_batch_begin(&batch);

@@ -22,7 +22,7 @@ typedef struct CdpHeader
 /* one record of a topic, or one row of SQL; its bytes are owned by the caller for the life of the batch */
 typedef struct CdpMessage
 {
-	CdpStr		body;			/* s == NULL: a tombstone (null value) */
+	CdpStr		body;			/* s == NULL: no value; a tombstone, unless the format says otherwise */
 	CdpStr		key;
 	CdpHeader  *headers;
 	int			nheaders;
@@ -206,6 +206,7 @@ typedef struct CdpBatch
 	struct CdpLinkTable *links; /* identity: distinct links of the batch */
 	struct CdpFragmentTable *fragments; /* profile: fragments that are folded into */
 
+	TimestampTz watermark;		/* W of the workspace, read after engine_lock was locked */
 	TimestampTz instant;		/* B; set after the last lock */
 	bool		applied;		/* part of it was: the transaction holds locks from now on */
 } CdpBatch;
@@ -223,6 +224,12 @@ typedef struct CdpFormat
 	void		(*decode) (CdpBatch *batch, CdpMessage *msg);
 
 	/*
+	 * may this be an event although it has no value, or a blank one?  NULL:
+	 * never, it is a tombstone or empty
+	 */
+	bool		(*in_headers) (const CdpMessage *msg);
+
+	/*
 	 * checks and compiles source options of this format; may raise; NULL if
 	 * it has none
 	 */
@@ -230,8 +237,10 @@ typedef struct CdpFormat
 } CdpFormat;
 
 extern const CdpFormat *cdp_format_find(const char *name);	/* NULL when unknown */
+extern bool cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg);
 extern const CdpFormat cdp_format_segment;
 extern const CdpFormat cdp_format_json;
+extern const CdpFormat cdp_format_cloudevents;
 
 /* both return a zeroed entry; pointers are valid until the next append */
 extern CdpEvent *cdp_batch_add_event(CdpBatch *batch, CdpMessage *msg, int item, CdpStr raw);
@@ -262,7 +271,7 @@ typedef struct CdpAdvance
 	int64		last_offset;	/* of the last record consumed; -1: none, what was known stays */
 	TimestampTz last_time;		/* its time, which may be none, and fingerprint */
 	int64		last_hash;
-	int64		ntombstones;	/* null values among the records */
+	int64		ntombstones;	/* among the records */
 } CdpAdvance;
 
 /* what became of one message; an array of messages has many */

@@ -114,12 +114,9 @@ REVOKE ALL ON FUNCTION cdp.set_compression(pg_catalog.regclass) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.set_compression(pg_catalog.regclass) IS
 'Makes a table of cdp_data compress long values with lz4, where the server has it.';
 
-CREATE FUNCTION cdp.make_partition(parent text, lower_bound timestamptz, upper_bound timestamptz) RETURNS text
+CREATE FUNCTION cdp.make_leaf(parent text, leaf text) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	AS $$
-DECLARE
-	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
-	leaf constant text := cdp.partition_name(parent, lower_bound, upper_bound);
 BEGIN
 	EXECUTE pg_catalog.format('CREATE TABLE cdp_data.%I (LIKE cdp_data.%I INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING STORAGE INCLUDING COMPRESSION)',
 							  leaf, parent);
@@ -135,13 +132,27 @@ BEGIN
 	PERFORM cdp.secure_table(pg_catalog.format('cdp_data.%I', leaf)::pg_catalog.regclass);
 	EXECUTE pg_catalog.format('COMMENT ON TABLE cdp_data.%I IS %L', leaf,
 							  pg_catalog.format('Partition of %s.', parent));
+END
+$$;
+REVOKE ALL ON FUNCTION cdp.make_leaf(text, text) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.make_leaf(text, text) IS
+'The only maker of partitions: a table that can be attached to event or message_seen.';
+
+CREATE FUNCTION cdp.make_partition(parent text, lower_bound timestamptz, upper_bound timestamptz) RETURNS text
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
+	leaf constant text := cdp.partition_name(parent, lower_bound, upper_bound);
+BEGIN
+	PERFORM cdp.make_leaf(parent, leaf);
 	PERFORM cdp.attach_partition(parent, leaf, col, lower_bound, upper_bound);
 	RETURN leaf;
 END
 $$;
 REVOKE ALL ON FUNCTION cdp.make_partition(text, timestamptz, timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.make_partition(text, timestamptz, timestamptz) IS
-'The only maker of partitions: of event or message_seen, from lower_bound (NULL: from the beginning) to before upper_bound (NULL: to the end). Returns its name.';
+'Makes an empty partition of event or message_seen, from lower_bound (NULL: from the beginning) to before upper_bound (NULL: to the end). Returns its name.';
 
 CREATE FUNCTION cdp.copy_statistics(parent pg_catalog.regclass, leaf pg_catalog.regclass) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -222,13 +233,17 @@ CREATE FUNCTION cdp.split_last_partition(parent text, lower_bound timestamptz, u
 	AS $$
 DECLARE
 	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
+	leaf constant text := cdp.partition_name(parent, lower_bound, upper_bound);
 	last_leaf constant text := cdp.partition_name(parent, lower_bound, NULL);
-	leaf text;
 BEGIN
+	EXECUTE pg_catalog.format('LOCK TABLE cdp_data.%I IN ACCESS EXCLUSIVE MODE', parent);
+	-- rows are written and deleted in tables that are no partitions at that moment: for a publication of the parent
+	-- they stay where they are
+	PERFORM cdp.make_leaf(parent, leaf);
+	EXECUTE pg_catalog.format('INSERT INTO cdp_data.%I SELECT * FROM cdp_data.%I WHERE %I < $1', leaf, last_leaf, col) USING upper_bound;
 	EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DETACH PARTITION cdp_data.%I', parent, last_leaf);
-	leaf := cdp.make_partition(parent, lower_bound, upper_bound);
-	EXECUTE pg_catalog.format('WITH moved AS (DELETE FROM cdp_data.%I WHERE %I < $1 RETURNING *) INSERT INTO cdp_data.%I SELECT * FROM moved',
-							  last_leaf, col, leaf) USING upper_bound;
+	EXECUTE pg_catalog.format('DELETE FROM cdp_data.%I WHERE %I < $1', last_leaf, col) USING upper_bound;
+	PERFORM cdp.attach_partition(parent, leaf, col, lower_bound, upper_bound);
 	EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DROP CONSTRAINT %I', last_leaf, last_leaf || '_range_check');
 	PERFORM cdp.attach_partition(parent, last_leaf, col, upper_bound, NULL);
 END
@@ -274,6 +289,39 @@ $$;
 REVOKE ALL ON FUNCTION cdp.make_partitions(timestamptz) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.make_partitions(timestamptz) IS
 'Makes the partitions that are missing: from the beginning to this month, one a month up to the second after it, and one to the end. Returns how many it made. Raises when the instant is infinite.';
+
+CREATE FUNCTION cdp.drop_first_partitions(parent text, leaves text[], upper_bound timestamptz, frozen boolean) RETURNS void
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	AS $$
+DECLARE
+	col constant text := CASE parent WHEN 'event' THEN 'occurred_at' WHEN 'message_seen' THEN 'stamp' END;
+	first_leaf constant text := cdp.partition_name(parent, NULL, upper_bound);
+	leaf text;
+	empty boolean;
+BEGIN
+	EXECUTE pg_catalog.format('LOCK TABLE ONLY cdp_data.%I IN ACCESS EXCLUSIVE MODE', parent);
+	IF pg_catalog.cardinality(leaves) > 0 THEN
+		EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DETACH PARTITION cdp_data.%I', parent, first_leaf);
+		EXECUTE pg_catalog.format('ALTER TABLE cdp_data.%I DROP CONSTRAINT %I', first_leaf, first_leaf || '_range_check');
+	END IF;
+	FOREACH leaf IN ARRAY leaves LOOP
+		IF NOT frozen THEN
+			EXECUTE pg_catalog.format('INSERT INTO cdp_data.%I SELECT * FROM cdp_data.%I', first_leaf, leaf);
+		END IF;
+		EXECUTE pg_catalog.format('DROP TABLE cdp_data.%I', leaf);
+	END LOOP;
+	EXECUTE pg_catalog.format('SELECT NOT EXISTS (SELECT FROM cdp_data.%I)', first_leaf) INTO empty;
+	IF empty THEN
+		EXECUTE pg_catalog.format('TRUNCATE cdp_data.%I', first_leaf);
+	END IF;
+	IF pg_catalog.cardinality(leaves) > 0 THEN
+		PERFORM cdp.attach_partition(parent, first_leaf, col, NULL, upper_bound);
+	END IF;
+END
+$$;
+REVOKE ALL ON FUNCTION cdp.drop_first_partitions(text, text[], timestamptz, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.drop_first_partitions(text, text[], timestamptz, boolean) IS
+'Drops the partitions that follow the first one (leaves, up to upper_bound) and lets the first reach to there, so that history of any age has a place. Rows that they still hold are moved into it, unless they are frozen, which means that they were seen empty and nobody writes into them; a first one that is empty is truncated. Locks the parent (ACCESS EXCLUSIVE).';
 
 -- ---------------------------------------------------------------- views
 

@@ -28,6 +28,13 @@ BEGIN
 				DETAIL = 'It owns everything of cdp, so it must not be a superuser, bypass row security, log in or create roles.',
 				HINT = 'Drop the role, or ALTER ROLE cdp_owner NOSUPERUSER NOBYPASSRLS NOLOGIN NOCREATEROLE.';
 	END IF;
+	IF EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+			   WHERE m.roleid OPERATOR(pg_catalog.=) 'cdp_owner'::pg_catalog.regrole::pg_catalog.oid) THEN
+		RAISE EXCEPTION 'role "cdp_owner" has members'
+			USING ERRCODE = 'invalid_role_specification',
+				DETAIL = 'It owns everything of cdp, so who is a member of it reads everything.',
+				HINT = 'REVOKE cdp_owner from them.';
+	END IF;
 END
 $$;
 

@@ -25,6 +25,7 @@ INSERT INTO cdp_data.data_registry (table_name, column_name, class) VALUES
 	('retention_watermark', 'class', 'key'),
 	('retention_watermark', 'watermark', 'configuration'),
 	('retention_watermark', 'advanced_at', 'technical'),
+	('retention_watermark', 'cleared', 'technical'),
 	('trait_class', 'workspace_id', 'key'),
 	('trait_class', 'key', 'configuration'),
 	('trait_class', 'class', 'configuration'),

@@ -31,10 +31,14 @@ typedef struct CdpFragment
 				next_due;
 	/* what the attempt does to it */
 	bool		stable;			/* locked version is the one that our first snapshot saw */
+	bool		planned;		/* of a component that is examined; found with these two: */
+	int64		planned_profile_id,
+				planned_contest_id;
 	bool		changed;
 	bool		recompute;		/* computed again from its events, once all are stored */
 	bool		rearranged;		/* its identifiers may have gone elsewhere */
 	uint32		era;			/* of what is remembered of it and holds (identity/recent.c); 0: nothing */
+	struct CdpTraitSet *kept;	/* recompute: traits whose events were purged */
 	const char *dirty;			/* but by the maintenance worker: cdp_data.dirty.cause */
 	struct CdpEvent **declared; /* events of the batch that declare traits */
 	int			ndeclared,
@@ -87,6 +91,7 @@ typedef struct CdpWork
 			   *trait;
 	Snapshot	snapshot;		/* of the reads before the locks */
 	uint32		attempt;
+	const struct CdpErased *erased; /* what forgetting takes away of others; NULL: nothing (privacy/suppress.h) */
 	bool		refold;			/* a link or identifier was taken away: union-find does not do */
 	CdpRel	   *suppression;	/* opened when it is asked first */
 	bool		no_tokens,		/* it is empty */
@@ -155,6 +160,9 @@ extern void cdp_dirty_store(CdpWork *w);
 
 /* profile/recompute.c: fragments marked so and not left for later, from stored events; they must be locked */
 extern void cdp_recompute(CdpWork *w);
+
+/* the counters of these alone: they must be locked, and are marked as changed */
+extern void cdp_recount(CdpWork *w, CdpFragment **fragments, int n);
 
 /* profile/traits.c */
 extern void cdp_store_traits(CdpWork *w, CdpFragment *f);

@@ -315,7 +315,7 @@ admit_event(CdpBatch *batch, CdpEvent *ev)
 	cdp_event_times(batch->source, ev);
 	if (ev->message_id.s == NULL)
 		derive_message_id(batch, ev);
-	if (ev->occurred_at < batch->source->workspace->watermark)
+	if (ev->occurred_at < batch->watermark)
 	{
 		ev->outcome = CDP_OUT_EXPIRED;
 		return;

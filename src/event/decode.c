@@ -24,7 +24,7 @@
 const CdpFormat *
 cdp_format_find(const char *name)
 {
-	static const CdpFormat *const formats[] = {&cdp_format_segment, &cdp_format_json};
+	static const CdpFormat *const formats[] = {&cdp_format_segment, &cdp_format_json, &cdp_format_cloudevents};
 
 	for (int i = 0; i < lengthof(formats); i++)
 		if (strcmp(formats[i]->name, name) == 0)
@@ -92,17 +92,31 @@ is_blank(CdpStr s)
 	return true;
 }
 
+static bool
+is_in_headers(const CdpFormat *format, const CdpMessage *msg)
+{
+	return format->in_headers && format->in_headers(msg);
+}
+
+bool
+cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg)
+{
+	return msg->body.s == NULL && !is_in_headers(format, msg);
+}
+
 static void
 decode_message(CdpBatch *batch, CdpMessage *msg)
 {
-	if (msg->body.s == NULL)
-		batch->ntombstones++;
-	else if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
+	const CdpFormat *format = batch->source->format;
+
+	if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
 		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_MESSAGE_TOO_BIG, NULL);
-	else if (is_blank(msg->body))
-		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_EMPTY, NULL);
+	else if (cdp_is_tombstone(format, msg))
+		batch->ntombstones++;
+	else if (!is_blank(msg->body) || is_in_headers(format, msg))
+		format->decode(batch, msg);
 	else
-		batch->source->format->decode(batch, msg);
+		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_EMPTY, NULL);
 }
 
 void

@@ -70,6 +70,7 @@
 
 #include "event/filter.h"
 #include "event/leaf.h"
+#include "holders.h"
 
 #define SHMEM_NAME "cdp filters"
 #define MAX_FILTERS 256			/* in all databases together */
@@ -357,9 +358,11 @@ concerns(const CdpFilterSlot *slot, Oid relid)
 }
 
 /* Most statements have nothing to do with us: they only look, without the lock. */
-static void
-forget(Oid relid)
+void
+cdp_filter_forget(Oid relid)
 {
+	if (filters == NULL)
+		return;
 	for (int i = 0; i < MAX_FILTERS; i++)
 	{
 		CdpFilterSlot *slot = &filters->slots[i];
@@ -383,7 +386,7 @@ check_perms(CDP_CHECK_PERMS_PARAMS)
 		CdpCheckPerms *p = lfirst(lc);
 
 		if ((p->requiredPerms & (ACL_INSERT | ACL_UPDATE)) && OidIsValid(p->relid) && !InNoForceRLSOperation())
-			forget(p->relid);
+			cdp_filter_forget(p->relid);
 	}
 	return previous_check_perms == NULL || previous_check_perms(CDP_CHECK_PERMS_ARGS);
 }
@@ -398,39 +401,13 @@ end_build(void)
 	memset(&build, 0, sizeof(build));
 }
 
-static int
-count_vxids(const VirtualTransactionId *v)
-{
-	int			n = 0;
-
-	while (VirtualTransactionIdIsValid(v[n]))
-		n++;
-	return n;
-}
-
 /* who writes, or may be about to write, into the leaf without knowing of its filter */
 static VirtualTransactionId *
 note_writers(Oid parent, Oid leaf)
 {
 	Oid			relids[2] = {parent, leaf};
-	VirtualTransactionId *all = NULL;
-	int			n = 0;
 
-	for (int i = 0; i < 2; i++)
-	{
-		LOCKTAG		tag;
-		VirtualTransactionId *v;
-		int			m;
-
-		SET_LOCKTAG_RELATION(tag, MyDatabaseId, relids[i]);
-		v = GetLockConflicts(&tag, ShareLock, NULL);	/* conflicts with all who write */
-		m = count_vxids(v);
-		all = all ? repalloc(all, (n + m + 1) * sizeof(VirtualTransactionId))
-			: MemoryContextAlloc(TopMemoryContext, (m + 1) * sizeof(VirtualTransactionId));
-		memcpy(all + n, v, (m + 1) * sizeof(VirtualTransactionId)); /* with the end mark */
-		n += m;
-	}
-	return all;
+	return cdp_holders_note(relids, lengthof(relids));
 }
 
 /* Begins to build the first filter that is missing and fits in; false: none. */
@@ -452,15 +429,6 @@ begin_build(CdpLeaves *leaves)
 			build.before = note_writers(parent, leaf->relid);
 	}
 	return build.filter.slot != NULL;
-}
-
-static bool
-writers_have_ended(void)
-{
-	for (VirtualTransactionId *v = build.before; VirtualTransactionIdIsValid(*v); v++)
-		if (!VirtualXactLock(*v, false))
-			return false;
-	return true;
 }
 
 static void
@@ -520,7 +488,7 @@ continue_build(void)
 		end_build();
 		return true;
 	}
-	if ((!build.scanning && !writers_have_ended()) || !ConditionalLockRelationOid(build.leaf, AccessShareLock))
+	if ((!build.scanning && !cdp_holders_have_ended(build.before)) || !ConditionalLockRelationOid(build.leaf, AccessShareLock))
 		return false;
 	rel = try_table_open(build.leaf, NoLock);
 	goes_on = rel != NULL && scan_slice(rel);

@@ -81,6 +81,9 @@ extern void cdp_filter_add(const CdpFilter *f, const unsigned char *key);
 struct CdpLeaves;
 extern void cdp_filter_find(struct CdpLeaves *leaves);
 
+/* somebody else than a batch writes into the leaf (or the parent): its filter goes, in time before he commits */
+extern void cdp_filter_forget(Oid relid);
+
 /* from _PG_init, when preloading */
 extern void cdp_filter_init(void);
 

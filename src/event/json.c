@@ -37,8 +37,10 @@
 #define INITIAL_NODES 256
 #define KEPT_NODES (64 * 1024)	/* a bigger tape is given back after its message */
 #define INITIAL_MEMBERS 256
+#ifndef FIRST_BLOCK				/* the fuzzer has blocks of what is asked for */
 #define FIRST_BLOCK (8 * 1024)	/* bytes of arena, doubled with every block */
 #define LARGEST_BLOCK (256 * 1024)
+#endif
 
 /* below this many members, insertion sort */
 #define SMALL_OBJECT 16
@@ -596,8 +598,8 @@ scan_text(CdpJson *j)
 	}
 }
 
-bool
-cdp_json_parse(CdpJson *j, CdpStr text)
+static void
+begin_text(CdpJson *j, CdpStr text)
 {
 	if (j->maxnodes > KEPT_NODES)
 	{
@@ -608,16 +610,77 @@ cdp_json_parse(CdpJson *j, CdpStr text)
 	j->start = text.s;
 	j->end = text.s + text.len;
 	j->nnodes = j->nkeys = j->depth = j->max_depth = j->nbad = 0;
-	if (scan_text(j))
-		return true;
+}
 
-	/*
-	 * the scanner stops at the first fault; "not UTF-8" explains more than
-	 * where it stopped
-	 */
-	if (j->reason == CDP_REASON_INVALID_JSON && !pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
+/*
+ * The scanner stops at the first fault; "not UTF-8" explains more than where
+ * it stopped.
+ */
+static bool
+end_text(CdpJson *j, CdpStr text, bool ok)
+{
+	if (!ok && j->reason == CDP_REASON_INVALID_JSON && !pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
 		j->reason = CDP_REASON_INVALID_ENCODING;
-	return false;
+	return ok;
+}
+
+bool
+cdp_json_parse(CdpJson *j, CdpStr text)
+{
+	begin_text(j, text);
+	return end_text(j, text, scan_text(j));
+}
+
+/* a string that was not JSON; false: no room */
+static bool
+push_text(CdpJson *j, CdpStr text)
+{
+	CdpJsonNode *node = push(j, CDP_JSON_STRING);
+
+	if (node == NULL)
+		return false;
+	node->s = text.s;
+	node->len = text.len;
+	node->raw_at = node->raw_len = 0;
+	if (text.len > CDP_JSON_MAX_STRING)
+		mark_bad(j, node, CDP_REASON_VALUE_TOO_BIG);
+	else if (memchr(text.s, '\0', text.len) != NULL)
+		mark_bad(j, node, CDP_REASON_NUL_CHARACTER);
+	else if (!pg_verify_mbstr(PG_UTF8, text.s, text.len, true))
+		mark_bad(j, node, CDP_REASON_INVALID_ENCODING);
+	return true;
+}
+
+bool
+cdp_json_assemble(CdpJson *j, const CdpHeader *texts, int n, CdpStr name, CdpStr json)
+{
+	uint32		len = name.len + json.len;
+	CdpJsonNode *root;
+
+	begin_text(j, json);
+	if (push(j, CDP_JSON_OBJECT) == NULL)
+		return false;
+	for (int i = 0; i < n; i++)
+	{
+		if (!push_text(j, texts[i].name) || !push_text(j, texts[i].value))
+			return false;
+		len += texts[i].name.len + texts[i].value.len;
+	}
+	j->nkeys = n;
+	j->depth = j->max_depth = 1;
+	if (json.s)
+	{
+		j->nkeys++;
+		if (!push_text(j, name) || !end_text(j, json, scan_text(j)))
+			return false;
+	}
+	root = j->nodes;
+	root->s = json.s;
+	root->len = len;
+	root->n = j->nkeys > n ? n + 1 : n;
+	root->next = j->nnodes;
+	root->keys = j->nkeys;
+	return true;
 }
 
 const CdpJsonNode *

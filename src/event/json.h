@@ -81,6 +81,13 @@ extern void cdp_json_free(CdpJson *j);	/* not the arena: results live on */
 extern bool cdp_json_parse(CdpJson *j, CdpStr text);
 
 /*
+ * An object that nobody wrote: members with these texts as values, and one
+ * with the value that json has (json.s == NULL: there is none).  False as
+ * above; what is wrong with a text costs as much as in a string of JSON.
+ */
+extern bool cdp_json_assemble(CdpJson *j, const CdpHeader *texts, int n, CdpStr name, CdpStr json);
+
+/*
  * One more text behind what is on the tape; NULL: refused, as above.  Other
  * pointers to nodes are invalid then; cdp_json_raw is for the first text only.
  */

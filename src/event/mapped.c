@@ -55,28 +55,40 @@ cdp_mapped_find(CdpMapped *c, const CdpMapping *m, const CdpJsonNode *root)
 	c->call_other = follow(c, &m->call_other.value);
 }
 
-void
-cdp_mapped_take(CdpMapped *c, const CdpJsonNode *value)
+static void
+set_skip(CdpJson *j, const CdpJsonNode *object, CdpStr name, bool skip)
 {
-	CdpJson    *j = c->d.json;
-
-	if (value)
-		j->nodes[value - j->nodes].skip = 1;
+	CDP_JSON_FOREACH_MEMBER(j, object, key)
+		if (cdp_str_eq((CdpStr) {key->s, key->len}, name))
+			j->nodes[key + 1 - j->nodes].skip = skip;
 }
 
-/* so that the rest can be told apart; what lies in an object that is kept whole stays there */
+void
+cdp_mapped_take(CdpMapped *c, CdpStr name)
+{
+	set_skip(c->d.json, c->root, name, true);
+}
+
+/* leave out what the path finds, or no more; elements of arrays stay where they are */
+static void
+skip_path(CdpMapped *c, const CdpPath *path, bool skip)
+{
+	const CdpJsonNode *node = c->root;
+
+	if (path->nsteps == 0 || path->steps[path->nsteps - 1].member.s == NULL)
+		return;
+	for (int i = 0; node && i < path->nsteps - 1; i++)
+		node = step_into(c->d.json, node, &path->steps[i]);
+	if (node)
+		set_skip(c->d.json, node, path->steps[path->nsteps - 1].member, skip);
+}
+
+/* so that the rest can be told apart */
 static void
 take_path(CdpMapped *c, const CdpPath *path)
 {
-	const CdpJsonNode *node = path->nsteps > 0 ? c->root : NULL;
-
-	for (int i = 0; node && i < path->nsteps; i++)
-	{
-		node = step_into(c->d.json, node, &path->steps[i]);
-		if (node && node->skip)
-			return;
-	}
-	cdp_mapped_take(c, node);
+	if (!path->covered)
+		skip_path(c, path, true);
 }
 
 static void
@@ -84,10 +96,9 @@ take_fields(CdpMapped *c)
 {
 	const CdpMapping *m = c->m;
 
-	for (int f = CDP_FIELD_PROPERTIES; f < CDP_FIELD_COUNT; f++)
-		cdp_mapped_take(c, cdp_mapping_has(m, f) ? c->fields[f] : NULL);
-	for (int f = 0; f < CDP_FIELD_PROPERTIES; f++)
-		take_path(c, &m->paths[f]);
+	for (int f = 0; f < CDP_FIELD_COUNT; f++)
+		if (f != CDP_FIELD_TYPE || m->calls == NULL)	/* what was translated is not lost */
+			take_path(c, &m->paths[f]);
 	for (int i = 0; i < m->nidentifiers; i++)
 		take_path(c, &m->identifiers[i].value);
 	take_path(c, &m->call_id.value);
@@ -346,11 +357,13 @@ fingerprint_message(CdpMapped *c)
 	CdpJson    *j = c->d.json;
 	Jsonb	   *whole;
 
-	cdp_mapped_take(c, c->fields[CDP_FIELD_SENT_AT]);
-	cdp_mapped_take(c, c->fields[CDP_FIELD_RECEIVED_AT]);
+	skip_path(c, &c->m->paths[CDP_FIELD_SENT_AT], true);
+	skip_path(c, &c->m->paths[CDP_FIELD_RECEIVED_AT], true);
 	whole = cdp_json_jsonb(j, c->root);
 	c->d.ev->fingerprint = cdp_fingerprint_jsonb(CDP_FINGERPRINT_SEED, whole);
 	cdp_json_forget(j, whole);
+	skip_path(c, &c->m->paths[CDP_FIELD_SENT_AT], false);
+	skip_path(c, &c->m->paths[CDP_FIELD_RECEIVED_AT], false);
 }
 
 static bool
@@ -397,6 +410,7 @@ compile_json(Jsonb *options)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("format \"json\" needs an option \"mapping\" that says who a message is about"),
 				 errhint("Map at least one of identifiers, user_id, anonymous_id and call.")));
+	cdp_mapping_finish(m);
 	return m;
 }
 

@@ -337,6 +337,40 @@ cdp_mapping_compile(CdpMapping *m, Jsonb *options)
 	}
 }
 
+/* does the inner path go through what the outer one finds? */
+static bool
+leads_into(const CdpPath *inner, const CdpPath *outer)
+{
+	for (int i = 0; i < Min(inner->nsteps, outer->nsteps); i++)
+	{
+		const CdpStep *a = &inner->steps[i];
+		const CdpStep *b = &outer->steps[i];
+
+		if ((a->member.s == NULL) != (b->member.s == NULL) ||
+			(a->member.s ? !cdp_str_eq(a->member, b->member) : a->element != b->element))
+			return false;
+	}
+	return outer->nsteps > 0 && inner->nsteps > outer->nsteps;
+}
+
+static void
+cover(const CdpMapping *m, CdpPath *path)
+{
+	for (int f = CDP_FIELD_PROPERTIES; f < CDP_FIELD_COUNT; f++)
+		path->covered |= leads_into(path, &m->paths[f]);
+}
+
+void
+cdp_mapping_finish(CdpMapping *m)
+{
+	for (int f = 0; f < CDP_FIELD_COUNT; f++)
+		cover(m, &m->paths[f]);
+	for (int i = 0; i < m->nidentifiers; i++)
+		cover(m, &m->identifiers[i].value);
+	cover(m, &m->call_id.value);
+	cover(m, &m->call_other.value);
+}
+
 bool
 cdp_mapping_says_who(const CdpMapping *m)
 {

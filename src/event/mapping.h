@@ -35,6 +35,7 @@ typedef struct CdpPath
 {
 	int			nsteps;			/* 0: no path */
 	CdpStep    *steps;
+	bool		covered;		/* it leads into a mapped object, which is kept whole */
 } CdpPath;
 
 /* an identifier whose namespace the mapping names */
@@ -69,6 +70,7 @@ typedef struct CdpMapping
 /* mapping.c: the option `mapping`, NULL: there is none; raises what is wrong with it */
 extern void cdp_mapping_compile(CdpMapping *m, Jsonb *options);
 extern void cdp_mapping_set_path(CdpMapping *m, CdpField field, const char *path);
+extern void cdp_mapping_finish(CdpMapping *m);	/* once all paths are set */
 extern bool cdp_mapping_says_who(const CdpMapping *m);
 
 static inline bool
@@ -91,11 +93,11 @@ typedef struct CdpMapped
 			   *call_other;
 } CdpMapped;
 
-/* the fields of root, which may be anything; then those that transport changes are left out of what becomes jsonb */
+/* the fields of root, which may be anything */
 extern void cdp_mapped_find(CdpMapped *c, const CdpMapping *m, const CdpJsonNode *root);
 
-/* leave a value out of what becomes jsonb */
-extern void cdp_mapped_take(CdpMapped *c, const CdpJsonNode *value);
+/* leave a member of root, however often it is there, out of what becomes jsonb */
+extern void cdp_mapped_take(CdpMapped *c, CdpStr name);
 
 /* fill the event; root is an object that was checked.  False: the draft has failed. */
 extern bool cdp_mapped_decode(CdpMapped *c);

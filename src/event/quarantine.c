@@ -3,7 +3,7 @@
  *
  * Quarantine is for what cannot be stored: the bytes, where they came from and
  * a reason, one row per message or per element of an array, with what else its
- * format needs to read it again: key, headers, what an envelope said for all.  Parked are good
+ * format needs to read it again: key and headers, what an envelope said for all.  Parked are good
  * messages whose person a client holds; a worker applies them a moment later
  * from the bytes that were kept.
  */
@@ -150,13 +150,15 @@ quarantine_one(CdpBatch *batch, Refused r)
 	static const int optional[] = {5, 7, 10, 11, 12, 13};
 	const CdpMessage *msg = r.msg;
 	bool		kafka = msg->partition >= 0;
+	bool		headers = batch->source->format->in_headers != NULL;	/* else they say nothing, but may be personal */
 	Datum		args[14] = {
 		Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
 		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), Int32GetDatum(r.item),
 		msg->topic.s ? cdp_text(msg->topic) : (Datum) 0, CStringGetTextDatum(cdp_reason_name(r.reason)),
 		r.detail ? CStringGetTextDatum(r.detail) : (Datum) 0, TimestampTzGetDatum(batch->instant),
-		TimestampTzGetDatum(msg->record_time), bytes_datum(r.raw), bytes_datum(msg->key),
-		msg->nheaders ? encode_headers(msg) : (Datum) 0, bytes_datum(r.shared)
+		TimestampTzGetDatum(msg->record_time), bytes_datum(r.raw),
+		headers ? bytes_datum(msg->key) : (Datum) 0, headers && msg->nheaders ? encode_headers(msg) : (Datum) 0,
+		bytes_datum(r.shared)
 	};
 	char		nulls[15] = "              ";
 
@@ -305,6 +307,8 @@ cdp_unpark(CdpSource *source, int max)
 	CdpMessage *messages;
 	int			n;
 
+	if (!cdp_workspace_try_hold(source->workspace->id))
+		return 0;
 	cdp_become_owner(&user);
 	n = cdp_spi_run(&unpark_plan, args, NULL);
 	messages = MemoryContextAllocZero(cxt, Max(n, 1) * sizeof(CdpMessage));

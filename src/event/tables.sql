@@ -105,8 +105,8 @@ COMMENT ON COLUMN cdp_data.quarantine.detail IS 'More, without personal data.';
 COMMENT ON COLUMN cdp_data.quarantine.attempts IS 'How often it was tried.';
 COMMENT ON COLUMN cdp_data.quarantine.quarantined_at IS 'Instant of the batch that set it aside.';
 COMMENT ON COLUMN cdp_data.quarantine.record_time IS 'Time stamp of the record; NULL from SQL.';
-COMMENT ON COLUMN cdp_data.quarantine.key IS 'Key of the record.';
-COMMENT ON COLUMN cdp_data.quarantine.headers IS 'Headers of the record, as in cdp_data.parked.';
+COMMENT ON COLUMN cdp_data.quarantine.key IS 'Key of the record, if the format reads headers.';
+COMMENT ON COLUMN cdp_data.quarantine.headers IS 'Headers of the record, as in cdp_data.parked, if the format reads them.';
 COMMENT ON COLUMN cdp_data.quarantine.shared IS 'What the envelope of an element said for all of its elements, a JSON object; NULL: nothing, or it was no element.';
 COMMENT ON COLUMN cdp_data.quarantine.body IS 'The bytes; NULL: a record without a value.';
 

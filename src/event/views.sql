@@ -77,6 +77,6 @@ COMMENT ON COLUMN cdp.quarantine.attempts IS 'How often the message was tried.';
 COMMENT ON COLUMN cdp.quarantine.quarantined_at IS 'When it was set aside.';
 COMMENT ON COLUMN cdp.quarantine.body IS 'The bytes of the message, or of the element of an array; NULL for who sees no values.';
 COMMENT ON COLUMN cdp.quarantine.body_text IS 'The bytes as text; NULL if they are not UTF-8, and for who sees no values.';
-COMMENT ON COLUMN cdp.quarantine.headers IS 'Headers of the Kafka record as an object of texts; NULL if it had none, and for who sees no values.';
+COMMENT ON COLUMN cdp.quarantine.headers IS 'Headers of the Kafka record as an object of texts; NULL if it had none or the format does not read them, and for who sees no values.';
 REVOKE ALL ON cdp.quarantine FROM PUBLIC;
 GRANT SELECT ON cdp.quarantine TO cdp_admin, cdp_privacy_officer, cdp_auditor;

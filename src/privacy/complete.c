@@ -16,13 +16,12 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
-#include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "holders.h"
 #include "privacy/erasure.h"
 #include "spi.h"
 
@@ -46,15 +45,12 @@ static int	nnoted;
 static void
 make_note(const Pending *pending, int n)
 {
-	LOCKTAG		tag;
-	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	Oid			engine_lock = cdp_table(CDP_T_ENGINE_LOCK);
 
-	noted = palloc(n * sizeof(int64));
+	noted = MemoryContextAlloc(TopMemoryContext, n * sizeof(int64));
 	for (nnoted = 0; nnoted < n; nnoted++)
 		noted[nnoted] = pending[nnoted].erasure_id;
-	SET_LOCKTAG_RELATION(tag, MyDatabaseId, cdp_table(CDP_T_ENGINE_LOCK));
-	holders = GetLockConflicts(&tag, ShareLock, NULL);
-	MemoryContextSwitchTo(old);
+	holders = cdp_holders_note(&engine_lock, 1);
 }
 
 static void
@@ -70,15 +66,6 @@ static bool
 is_noted(const Pending *p)
 {
 	return bsearch(&p->erasure_id, noted, nnoted, sizeof(int64), cdp_int64_order) != NULL;
-}
-
-static bool
-holders_have_ended(void)
-{
-	for (VirtualTransactionId *h = holders; VirtualTransactionIdIsValid(*h); h++)
-		if (!VirtualXactLock(*h, false))
-			return false;
-	return true;
 }
 
 /* ---------------------------------------------------------------- again */
@@ -148,10 +135,10 @@ complete_pending(void)
 
 	if (holders == NULL && n > 0)
 		make_note(pending, n);
-	if (holders == NULL || !holders_have_ended())
+	if (holders == NULL || !cdp_holders_have_ended(holders))
 		return;
 	for (int i = 0; i < n; i++)
-		if (is_noted(&pending[i]))
+		if (is_noted(&pending[i]) && cdp_workspace_try_hold(pending[i].workspace_id))
 			complete(&pending[i]);
 	drop_note();
 }

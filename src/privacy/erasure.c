@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "privacy/erasure.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "spi.h"
 
@@ -142,7 +143,7 @@ move_refugee(CdpWork *w, const CdpErasurePlan *p, const CdpErasureMember *m)
 	cdp_spi_exec(&identifier_plan, args, NULL);
 	anchors[n++] = m->hash;
 	for (int i = 0; i < p->nlinks; i++)
-		if (p->links[i].fate == CDP_STAYS && p->links[i].members[0] == m->hash)
+		if (cdp_erasure_attributed(p, &p->links[i]) == m->hash)
 			anchors[n++] = p->links[i].link_id;
 	args[0] = cdp_int8_array(p->fragments, p->nfragments);
 	args[1] = cdp_int8_array(anchors, n);
@@ -293,6 +294,24 @@ read_others(CdpErasurePlan *p, Gone *gone, Other **others)
 	return n;
 }
 
+/* of a link whose events were purged the declared traits are left, and may mention what goes */
+static void
+mark_purged(CdpWork *w, const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nlinks; i++)
+	{
+		const CdpErasureLink *link = &p->links[i];
+		const CdpErasureMember *m = cdp_erasure_member(p, cdp_erasure_attributed(p, link));
+		CdpFragment *f;
+
+		if (link->fate != CDP_STRIPPED || m->fate != CDP_STAYS || link->first_at >= cdp_watermark(p->workspace->id))
+			continue;
+		f = cdp_work_fragment(w, m->refuge ? m->refuge : m->fragment_id);
+		f->recompute = f->changed = true;
+		f->dirty = NULL;		/* now, however many events there are: later nobody knows what to take away */
+	}
+}
+
 static void
 change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *counts)
 {
@@ -327,15 +346,10 @@ change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *count
 static bool
 link_survives(const CdpErasurePlan *p, const CdpErasureLink *link)
 {
-	const CdpErasureMember *first = NULL;
-
 	if (link->fate != CDP_STRIPPED)
 		return false;
-	if (link->has_events)
-		return true;
-	for (int i = 0; i < link->nmembers && (first == NULL || first->state == 's'); i++)
-		first = cdp_erasure_member(p, link->members[i]);
-	return link->first_at < p->workspace->watermark && first && first->fate == CDP_STAYS;
+	return link->has_events || (link->first_at < cdp_watermark(p->workspace->id) &&
+								cdp_erasure_member(p, cdp_erasure_attributed(p, link))->fate == CDP_STAYS);
 }
 
 static CdpSpi add_link_plan = {
@@ -383,6 +397,69 @@ add_rest(const CdpErasurePlan *p, const CdpErasureLink *link)
 	args[9] = cdp_text(link->first_message);
 	args[10] = cdp_int8_array(rest, n);
 	cdp_spi_exec(&add_link_plan, args, NULL);
+}
+
+static void
+note_evidence(const CdpErasurePlan *p, const int64 *members, int n)
+{
+	for (int i = 0; i < n; i++)
+		cdp_erasure_member(p, members[i])->has_evidence = true;
+}
+
+/* by links that are left; that of its own is in its row */
+static void
+note_all_evidence(const CdpErasurePlan *p)
+{
+	for (int i = 0; i < p->nlinks; i++)
+	{
+		int64		rest[CDP_MAX_IDENTIFIERS];
+
+		if (p->links[i].fate == CDP_STAYS || link_survives(p, &p->links[i]))
+			note_evidence(p, rest, cdp_erasure_rest(p, &p->links[i], rest));
+	}
+}
+
+static CdpSpi orphans_plan = {
+	"DELETE FROM cdp_data.identifier WHERE identifier_id = ANY ($1) AND alone_at IS NULL RETURNING identifier_id",
+	1, {INT8ARRAYOID}
+};
+
+static CdpSpi orphan_decisions_plan = {
+	"DELETE FROM cdp_data.decision WHERE kind <> 'retract' AND a = ANY ($1) OR b = ANY ($1)", 1, {INT8ARRAYOID}
+};
+
+/* identifiers that no event of who is left presented with others; demoted ones, say */
+static int
+orphans(const CdpErasurePlan *p, int64 *ids)
+{
+	int			n = 0;
+
+	note_all_evidence(p);
+	for (int i = 0; i < p->nmembers; i++)
+		if (p->members[i].fate == CDP_STAYS && !p->members[i].has_evidence)
+			ids[n++] = p->members[i].hash;
+	return n;
+}
+
+static void
+delete_orphans(CdpErasurePlan *p, CdpErasureCounts *counts)
+{
+	int64	   *ids = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	int			n = orphans(p, ids);
+	Datum		arg = cdp_int8_array(ids, n);
+
+	if (n == 0)
+		return;
+	n = cdp_spi_run(&orphans_plan, &arg, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		ids[i] = cdp_spi_int64(i, 1);
+		cdp_erasure_member(p, ids[i])->fate = CDP_GOES_QUIETLY;
+	}
+	cdp_spi_end();
+	counts->identifier += n;
+	arg = cdp_int8_array(ids, n);
+	counts->decision += cdp_spi_exec(&orphan_decisions_plan, &arg, NULL);
 }
 
 static CdpSpi retract_plan = {
@@ -557,7 +634,7 @@ present_the_others(CdpWork *w, const CdpErasurePlan *p)
 		}
 	w->group_of = palloc0(Max(w->nidents, 1) * sizeof(int));
 	w->groups = palloc0(sizeof(CdpGroup));
-	w->groups[0] = (CdpGroup) {.idents = w->idents,.nidents = w->nidents,.examine = true,.next_merged = -1};
+	w->groups[0] = (CdpGroup) {.idents = w->idents, .nidents = w->nidents, .examine = true, .next_merged = -1};
 	w->ngroups = 1;
 	w->refold = true;
 }
@@ -584,6 +661,9 @@ contests_of(const CdpWork *w)
 static void
 settle_the_others(CdpWork *w, const CdpErasurePlan *p)
 {
+	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
+
+	w->erased = &erased;
 	leave_fragments(w, p);
 	for (int i = 0; i < w->nfragments; i++)
 		w->fragments[i]->changed = w->fragments[i]->rearranged = true;
@@ -593,6 +673,7 @@ settle_the_others(CdpWork *w, const CdpErasurePlan *p)
 	cdp_rel_look(w->trait, GetLatestSnapshot());
 	cdp_fold_events(w);
 	cdp_store_profiles(w);
+	w->erased = NULL;
 }
 
 /* ---------------------------------------------------------------- all of it */
@@ -608,11 +689,13 @@ cdp_erasure_carry_out(CdpWork *w, CdpErasurePlan *p, CdpErasureCounts *counts)
 	CommandCounterIncrement();
 	counts->event += delete_events(p, &gone);
 	change_others(w, p, &gone, counts);
+	mark_purged(w, p);
 	counts->seen += gone.n ? let_seen_point_to_nobody(&gone) : 0;
 	not_before = Max(w->batch->instant, gone.newest + 1);
 	keep_retractions(p);
 	run_steps(p, counts);
 	add_stripped_links(p, counts);
+	delete_orphans(p, counts);
 	write_tokens(p, not_before);
 	CommandCounterIncrement();
 	if (p->nothers)
@@ -654,6 +737,25 @@ count_others(CdpErasurePlan *p, CdpErasureCounts *counts)
 	cdp_spi_end();
 }
 
+static CdpSpi count_orphans_plan = {
+	"SELECT pg_catalog.count(*) FROM cdp_data.identifier i WHERE i.identifier_id = ANY ($1) AND i.alone_at IS NULL",
+	1, {INT8ARRAYOID}
+};
+
+static int64
+count_orphans(const CdpErasurePlan *p)
+{
+	int64	   *ids = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	int			n = orphans(p, ids);
+	Datum		arg = cdp_int8_array(ids, n);
+	int64		count;
+
+	cdp_spi_run(&count_orphans_plan, &arg, NULL);
+	count = cdp_spi_int64(0, 1);
+	cdp_spi_end();
+	return count;
+}
+
 /* as carry_out() would, but for what moves to a refuge: it is counted as gone */
 void
 cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts)
@@ -666,6 +768,7 @@ cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts)
 	count_others(p, counts);
 	counts->seen += counts->event;
 	count_steps(p, counts);
+	counts->identifier += count_orphans(p);
 	for (int i = 0; i < p->nlinks; i++)
 		counts->link_stripped += link_survives(p, &p->links[i]);
 }

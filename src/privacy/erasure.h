@@ -20,10 +20,13 @@ typedef struct CdpErasureMember
 	int64		hash;
 	int64		fragment_id;
 	int64		refuge;			/* fragment where it stays, when its own goes; 0: there */
+	bool		mine;			/* the one who goes presented it */
+	int64		other;			/* fragment of another living person that presented it; 0: none */
 	int32		check;
 	int16		rank;
 	char		state;
 	CdpFate		fate;
+	bool		has_evidence;	/* a link that is left */
 } CdpErasureMember;
 
 /* a row of cdp_data.link */
@@ -91,6 +94,9 @@ typedef struct CdpErasureCounts
 extern bool cdp_erasure_plan(CdpErasurePlan *p);
 extern CdpErasureMember *cdp_erasure_member(const CdpErasurePlan *p, int64 hash);
 extern CdpFate cdp_erasure_anchor(const CdpErasurePlan *p, int64 anchor);
+
+/* whose events those of the link are */
+extern int64 cdp_erasure_attributed(const CdpErasurePlan *p, const CdpErasureLink *link);
 
 /* the members that stay; returns how many */
 extern int	cdp_erasure_rest(const CdpErasurePlan *p, const CdpErasureLink *link, int64 *rest);

@@ -168,63 +168,71 @@ read_links(CdpErasurePlan *p)
 
 /* ---------------------------------------------------------------- fates of identifiers */
 
-/* a live member that goes, or stays? */
-static CdpErasureMember *
-living(const CdpErasurePlan *p, const CdpErasureLink *link, bool that_goes)
+/* as attributed_member() in identity/fold.c, but for calls: the strongest that is not shared */
+int64
+cdp_erasure_attributed(const CdpErasurePlan *p, const CdpErasureLink *link)
 {
 	for (int i = 0; i < link->nmembers; i++)
 	{
-		CdpErasureMember *m = cdp_erasure_member(p, link->members[i]);
+		const CdpErasureMember *m = cdp_erasure_member(p, link->members[i]);
 
-		if (m && m->state == 'l' && goes(p, m->fragment_id) == that_goes)
-			return m;
+		if (m && m->state != 's')
+			return m->hash;
 	}
-	return NULL;
+	return link->members[0];
 }
 
-/* demoted and shared ones that were presented: mine, or with somebody else who lives */
+/* who presented its members? */
 static void
-judge_company(CdpErasurePlan *p, const CdpErasureLink *link)
+note_presenter(CdpErasurePlan *p, const CdpErasureLink *link)
 {
-	bool		mine = living(p, link, true) != NULL;
-	const CdpErasureMember *other = living(p, link, false);
+	const CdpErasureMember *who = cdp_erasure_member(p, cdp_erasure_attributed(p, link));
 
+	if (who == NULL || who->state != 'l')
+		return;
 	for (int i = 0; i < link->nmembers; i++)
 	{
 		CdpErasureMember *m = cdp_erasure_member(p, link->members[i]);
 
-		if (m == NULL || m->state == 'l')
+		if (m == NULL)
 			continue;
-		if (other)
-		{
-			m->fate = CDP_STAYS;
-			m->refuge = goes(p, m->fragment_id) ? other->fragment_id : m->fragment_id;
-		}
-		else if (mine && m->refuge == 0)
-			m->fate = m->state == 's' ? CDP_GOES_QUIETLY : CDP_GOES;
+		if (goes(p, who->fragment_id))
+			m->mine = true;
+		else if (m->other == 0 || who->fragment_id < m->other)
+			m->other = who->fragment_id;
+	}
+}
+
+/* one that is shared or demoted lies in any fragment of the component, also where it does not belong */
+static void
+judge_member(const CdpErasurePlan *p, CdpErasureMember *m)
+{
+	bool		lies_here = goes(p, m->fragment_id);
+
+	if (m->state == 'l')
+		m->fate = lies_here ? CDP_GOES : CDP_STAYS;
+	else if (m->other == 0 && (m->mine || (lies_here && p->nothers == 0)))
+		m->fate = m->state == 's' ? CDP_GOES_QUIETLY : CDP_GOES;
+	else
+	{
+		m->fate = CDP_STAYS;
+		if (lies_here)
+			m->refuge = m->other ? m->other : p->others[0];
 	}
 }
 
 static void
 judge_members(CdpErasurePlan *p)
 {
-	for (int i = 0; i < p->nmembers; i++)
-	{
-		CdpErasureMember *m = &p->members[i];
-
-		m->fate = CDP_STAYS;
-		if (goes(p, m->fragment_id))
-			m->fate = m->state == 's' ? CDP_GOES_QUIETLY : CDP_GOES;
-	}
 	for (int i = 0; i < p->nlinks; i++)
-		judge_company(p, &p->links[i]);
+		note_presenter(p, &p->links[i]);
+	for (int i = 0; i < p->nmembers; i++)
+		judge_member(p, &p->members[i]);
 	p->gone = MemoryContextAlloc(p->cxt, Max(p->nmembers, 1) * sizeof(int64));
 	p->tokens = MemoryContextAlloc(p->cxt, Max(p->nmembers, 1) * sizeof(int64));
 	p->ngone = p->ntokens = 0;
 	for (int i = 0; i < p->nmembers; i++)
 	{
-		if (p->members[i].refuge == p->members[i].fragment_id)
-			p->members[i].refuge = 0;
 		if (p->members[i].fate != CDP_STAYS)
 			p->gone[p->ngone++] = p->members[i].hash;
 		if (p->members[i].fate == CDP_GOES)

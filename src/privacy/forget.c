@@ -257,17 +257,31 @@ attempt(const Request *r, Outcome *o)
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	Attempt		a = {r, o};
+	ErrorData  *volatile error = NULL;
 
 	o->counts = (CdpErasureCounts) {0};
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
-	cdp_apply_other(r->workspace->id, erase, &a);
+	PG_TRY();
+	{
+		cdp_apply_other(r->workspace->id, erase, &a);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		o->done = false;
+	}
+	PG_END_TRY();
 	if (o->done)
 		ReleaseCurrentSubTransaction();
 	else
 		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = owner;
+	if (error)
+		ReThrowError(error);
 }
 
 static void
@@ -402,7 +416,7 @@ read_request(FunctionCallInfo fcinfo, Request *r)
 				 errhint("It is fragment, profile, or NULL.")));
 	r->namespace_name = cdp_str(namespace_name);
 	r->value = cdp_str(value);
-	r->workspace = cdp_workspace_by_name(NULL);
+	r->workspace = cdp_workspace_of_caller(NULL);
 }
 
 static void

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "event/columns.h"
+#include "event/quarantine.h"
 #include "privacy/erasure.h"
 #include "spi.h"
 
@@ -53,13 +54,13 @@ typedef struct Search
 /* ---------------------------------------------------------------- words */
 
 static bool
-word_is_erased(Search *s, CdpStr word)
+word_is_erased(Search *s, CdpStr word, bool named)
 {
-	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, 0);
+	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, named);
 	Verdict    *v = &s->verdicts[h % VERDICTS];
 
 	if (v->word != h)
-		*v = (Verdict) {h, cdp_is_erased(&s->erased, word)};
+		*v = (Verdict) {h, cdp_mentions_erased(&s->erased, word, named)};
 	return v->erased;
 }
 
@@ -69,11 +70,21 @@ is_delimiter(char c)
 	return (unsigned char) c <= ' ' || strchr(",:;{}[]()\"'<>&?=/", c) != NULL;
 }
 
-typedef void (*Found) (CdpStr word, void *arg);
+typedef void (*Found) (CdpStr word);
 
-/* calls found for bare words of a text without quotes; true: there was one */
 static bool
-search_words(Search *s, CdpStr text, Found found, void *arg)
+take_word(Search *s, CdpStr word, bool named, Found found)
+{
+	if (word.len == 0 || !word_is_erased(s, word, named))
+		return false;
+	if (found)
+		found(word);
+	return true;
+}
+
+/* bare words of a text without quotes; calls found for each; true: there was one */
+static bool
+search_words(Search *s, CdpStr text, bool named, Found found)
 {
 	bool		any = false;
 
@@ -81,21 +92,28 @@ search_words(Search *s, CdpStr text, Found found, void *arg)
 	{
 		for (to = from; to < text.len && !is_delimiter(text.s[to]); to++)
 			;
-		if (to > from && to - from < text.len && word_is_erased(s, (CdpStr) {text.s + from, to - from}))
-		{
-			any = true;
-			if (found)
-				found((CdpStr) {text.s + from, to - from}, arg);
-		}
+		any |= take_word(s, (CdpStr) {text.s + from, to - from}, named, found);
 	}
 	return any;
 }
 
+/* what stands between two quotes is a key when a colon follows: its value is what comes next */
+static bool
+is_colon(CdpStr part)
+{
+	uint32		i = 0;
+
+	while (i < part.len && (unsigned char) part.s[i] <= ' ')
+		i++;
+	return i < part.len && part.s[i] == ':';
+}
+
 /* what stands between two quotes, and the words in it */
 static bool
-search_text(Search *s, CdpStr text, Found found, void *arg)
+search_text(Search *s, CdpStr text, bool named, Found found)
 {
 	bool		any = false;
+	CdpStr		before = CDP_STR_NONE;
 
 	for (uint32 from = 0, to; from < text.len; from = to + 1)
 	{
@@ -104,16 +122,10 @@ search_text(Search *s, CdpStr text, Found found, void *arg)
 		for (to = from; to < text.len && text.s[to] != '"'; to++)
 			;
 		part = (CdpStr) {text.s + from, to - from};
-		if (part.len == 0)
-			continue;
-		if (word_is_erased(s, part))
-		{
-			any = true;
-			if (found)
-				found(part, arg);
-		}
-		else
-			any |= search_words(s, part, found, arg);
+		if (is_colon(part))
+			named = before.s && cdp_names_identifier(before);
+		before = part;
+		any |= take_word(s, part, named, found) || search_words(s, part, named, found);
 	}
 	return any;
 }
@@ -155,31 +167,43 @@ judge(const Search *s, int32 source_id, CdpMessage *msg)
 
 /* ---------------------------------------------------------------- quarantine and parked */
 
+/* columns of a message that may hold something */
+enum
+{
+	PART_BODY, PART_KEY, PART_HEADERS, PART_SHARED, PARTS
+};
+
 typedef struct Row
 {
 	int64		id;
-	CdpStr		blanked;		/* the new body; s == NULL: the row goes */
+	bool		goes;
+	CdpStr		parts[PARTS];	/* blanked, when it stays */
 } Row;
 
+#define PLACE_COLUMNS "x.source_id, x.topic, x.\"partition\", x.\"offset\", x.record_time, x.body, x.key, x.headers"
+
 static CdpSpi quarantine_plan = {
-	"SELECT q.quarantine_id, q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body"
-	" FROM cdp_data.quarantine q WHERE q.workspace_id = $1 AND q.body IS NOT NULL",
+	"SELECT x.quarantine_id, " PLACE_COLUMNS ", x.shared FROM cdp_data.quarantine x WHERE x.workspace_id = $1",
 	1, {INT4OID}
 };
 
 static CdpSpi parked_plan = {
-	"SELECT p.parked_id, p.source_id, p.topic, p.\"partition\", p.\"offset\", p.record_time, p.body"
-	" FROM cdp_data.parked p WHERE p.workspace_id = $1",
+	"SELECT x.parked_id, " PLACE_COLUMNS ", NULL::pg_catalog.bytea FROM cdp_data.parked x WHERE x.workspace_id = $1",
 	1, {INT4OID}
 };
 
+/* the message points into the parts */
 static void
-read_message(CdpMessage *msg, int row, CdpStr body)
+read_message(CdpMessage *msg, CdpStr *parts, int row)
 {
 	bool		isnull;
 	Datum		d;
 
-	*msg = (CdpMessage) {.body = body,.partition = -1,.offset = -1,.record_time = CDP_NO_TIME};
+	for (int i = 0; i < PARTS; i++)
+		parts[i] = cdp_spi_text(row, 7 + i, CurrentMemoryContext);
+	*msg = (CdpMessage) {.body = parts[PART_BODY],.key = parts[PART_KEY],.shared = parts[PART_SHARED],
+	.partition = -1,.offset = -1,.record_time = CDP_NO_TIME};
+	cdp_read_headers(msg, parts[PART_HEADERS]);
 	msg->topic = cdp_spi_text(row, 3, CurrentMemoryContext);
 	d = cdp_spi_datum(row, 4, &isnull);
 	if (!isnull)
@@ -192,22 +216,36 @@ read_message(CdpMessage *msg, int row, CdpStr body)
 		msg->record_time = DatumGetTimestampTz(d);
 }
 
+static bool
+search_message(Search *s, const CdpMessage *msg, Found found)
+{
+	bool		any = search_text(s, msg->body, false, found);
+
+	any |= search_text(s, msg->key, true, found);
+	any |= search_text(s, msg->shared, false, found);
+	for (int i = 0; i < msg->nheaders; i++)
+		any |= search_text(s, msg->headers[i].value, cdp_names_identifier(msg->headers[i].name), found);
+	return any;
+}
+
 /* in quotes a blank text says nothing, as an absent one */
 static void
-blank(CdpStr word, void *arg)
+blank(CdpStr word)
 {
 	memset((char *) word.s, ' ', word.len);
 }
 
 static void
-remember(Search *s, int64 id, CdpStr blanked)
+remember(Search *s, int64 id, bool goes, const CdpStr *parts)
 {
 	MemoryContext old = MemoryContextSwitchTo(s->cxt);
-	Row		   *row = palloc(sizeof(Row));
+	Row		   *row = palloc0(sizeof(Row));
 
-	*row = (Row) {id, CDP_STR_NONE};
-	if (blanked.s)
-		row->blanked = (CdpStr) {pnstrdup(blanked.s, blanked.len), blanked.len};
+	row->id = id;
+	row->goes = goes;
+	for (int i = 0; i < PARTS && !goes; i++)
+		if (parts[i].s)
+			row->parts[i] = (CdpStr) {memcpy(palloc(parts[i].len + 1), parts[i].s, parts[i].len), parts[i].len};
 	s->rows = lappend(s->rows, row);
 	MemoryContextSwitchTo(old);
 }
@@ -216,39 +254,37 @@ static void
 search_quarantine(int i, void *arg)
 {
 	Search	   *s = arg;
-	CdpStr		body = cdp_spi_text(i, 7, CurrentMemoryContext);
+	CdpStr		parts[PARTS];
 	CdpMessage	msg;
-	bool		isnull;
+	bool		isnull,
+				goes;
 
-	if (!search_text(s, body, NULL, NULL))
+	read_message(&msg, parts, i);
+	if (!search_message(s, &msg, NULL))
 		return;
-	read_message(&msg, i, body);
-	if (judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_TAKE)
-	{
-		(void) search_text(s, body, blank, NULL);
-		remember(s, cdp_spi_int64(i, 1), body);
-	}
-	else
-		remember(s, cdp_spi_int64(i, 1), CDP_STR_NONE);
+	goes = judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) != WOULD_TAKE;
+	if (!goes)
+		(void) search_message(s, &msg, blank);
+	remember(s, cdp_spi_int64(i, 1), goes, parts);
 }
 
 static void
 search_parked(int i, void *arg)
 {
 	Search	   *s = arg;
-	CdpStr		body = cdp_spi_text(i, 7, CurrentMemoryContext);
+	CdpStr		parts[PARTS];
 	CdpMessage	msg;
 	bool		isnull;
 
-	if (!search_text(s, body, NULL, NULL))
-		return;
-	read_message(&msg, i, body);
-	if (judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
-		remember(s, cdp_spi_int64(i, 1), CDP_STR_NONE);
+	read_message(&msg, parts, i);
+	if (search_message(s, &msg, NULL) &&
+		judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
+		remember(s, cdp_spi_int64(i, 1), true, parts);
 }
 
 static CdpSpi blank_plan = {
-	"UPDATE cdp_data.quarantine SET body = $2 WHERE quarantine_id = $1", 2, {INT8OID, BYTEAOID}
+	"UPDATE cdp_data.quarantine SET body = $2, key = $3, headers = $4, shared = $5 WHERE quarantine_id = $1",
+	1 + PARTS, {INT8OID, BYTEAOID, BYTEAOID, BYTEAOID, BYTEAOID}
 };
 static CdpSpi unquarantine_plan = {"DELETE FROM cdp_data.quarantine WHERE quarantine_id = $1", 1, {INT8OID}};
 static CdpSpi unpark_plan = {
@@ -258,6 +294,20 @@ static CdpSpi unpark_plan = {
 };
 
 static void
+blank_row(const Row *row)
+{
+	Datum		args[1 + PARTS] = {Int64GetDatum(row->id)};
+	char		nulls[2 + PARTS] = {' '};
+
+	for (int i = 0; i < PARTS; i++)
+	{
+		args[1 + i] = row->parts[i].s ? cdp_text(row->parts[i]) : (Datum) 0;	/* text and bytea look alike */
+		nulls[1 + i] = row->parts[i].s ? ' ' : 'n';
+	}
+	cdp_spi_exec(&blank_plan, args, nulls);
+}
+
+static void
 erase_quarantined(Search *s)
 {
 	ListCell   *lc;
@@ -265,14 +315,18 @@ erase_quarantined(Search *s)
 	foreach(lc, s->rows)
 	{
 		const Row  *row = lfirst(lc);
-		Datum		args[2] = {Int64GetDatum(row->id), row->blanked.s ? cdp_text(row->blanked) : (Datum) 0};
+		Datum		arg = Int64GetDatum(row->id);
 
-		if (row->blanked.s)
-			s->counts->quarantine_stripped++;
-		else
+		if (row->goes)
 			s->counts->quarantine++;
-		if (!s->dry_run)
-			cdp_spi_exec(row->blanked.s ? &blank_plan : &unquarantine_plan, args, NULL);
+		else
+			s->counts->quarantine_stripped++;
+		if (s->dry_run)
+			continue;
+		if (row->goes)
+			cdp_spi_exec(&unquarantine_plan, &arg, NULL);
+		else
+			blank_row(row);
 	}
 }
 

@@ -6,6 +6,10 @@
  * knows the hashes only, and what is spelt otherwise but means the same is
  * found, too.  What counts is a whole string or number, as a value, as an
  * element of an array or as a key; not a part of a longer text.
+ *
+ * A value that is short, or a number, may well be something else: customer 7
+ * must not take a quantity of 7 away.  It counts only where the key says that it
+ * is an identifier.
  */
 #include "postgres.h"
 
@@ -15,6 +19,10 @@
 
 #include "privacy/suppress.h"
 #include "spi.h"
+
+#define TELLING_TEXT 6			/* bytes from which a text is an identifier whatever its key */
+#define TELLING_NUMBER 9		/* digits */
+#define MAX_DEPTH 128			/* of a document; decoders take half of it */
 
 static bool
 has_hash(const CdpErased *e, int64 hash)
@@ -43,62 +51,146 @@ cdp_is_erased(const CdpErased *e, CdpStr text)
 }
 
 static bool
-scalar_is_erased(const CdpErased *e, const JsonbValue *v)
+ends_with(CdpStr s, const char *end)
 {
-	if (v->type == jbvString)
-		return cdp_is_erased(e, (CdpStr) {v->val.string.val, v->val.string.len});
-	if (v->type == jbvNumeric)
-		return cdp_is_erased(e, cdp_str(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)))));
+	uint32		n = strlen(end);
+
+	return s.len >= n && memcmp(s.s + s.len - n, end, n) == 0;
+}
+
+/* id, userId, customer_id, externalIds, email, phone, token and the like */
+bool
+cdp_names_identifier(CdpStr key)
+{
+	static const char *const ends[] = {"Id", "ID", "Ids", "_id", "-id", ".id", "_ids", "mail", "phone", "Phone", "token", "Token"};
+
+	if (cdp_str_eq(key, cdp_str("id")) || cdp_str_eq(key, cdp_str("userid")))
+		return true;
+	for (int i = 0; i < lengthof(ends); i++)
+		if (ends_with(key, ends[i]))
+			return true;
 	return false;
 }
 
-/* copies the document; true: something was left out */
 static bool
-copy_without(const CdpErased *e, JsonbIterator *it, JsonbValue **out)
+is_number(CdpStr text)
 {
-	JsonbParseState *state = NULL;
-	JsonbIteratorToken token;
-	JsonbValue	v,
-				key;
-	bool		has_key = false,
-				stripped = false;
+	for (uint32 i = 0; i < text.len; i++)
+		if (strchr("0123456789.+-", text.s[i]) == NULL)
+			return false;
+	return true;
+}
 
-	while ((token = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			if (scalar_is_erased(e, &v))
-			{
-				stripped = true;
-				(void) JsonbIteratorNext(&it, &v, true);
-				continue;
-			}
-			key = v;
-			has_key = true;
-			continue;
-		}
-		if ((token == WJB_VALUE || token == WJB_ELEM) && scalar_is_erased(e, &v))
-		{
-			stripped = true;
-			has_key = false;
-			continue;
-		}
-		if (has_key)
-			(void) pushJsonbValue(&state, WJB_KEY, &key);
-		has_key = false;
-		*out = pushJsonbValue(&state, token, token == WJB_VALUE || token == WJB_ELEM ? &v : NULL);
-	}
-	return stripped;
+bool
+cdp_mentions_erased(const CdpErased *e, CdpStr text, bool named)
+{
+	if (!named && text.len < (is_number(text) ? TELLING_NUMBER : TELLING_TEXT))
+		return false;
+	return cdp_is_erased(e, text);
+}
+
+static bool
+scalar_is_erased(const CdpErased *e, const JsonbValue *v, bool named)
+{
+	if (v->type == jbvString)
+		return cdp_mentions_erased(e, (CdpStr) {v->val.string.val, v->val.string.len}, named);
+	if (v->type == jbvNumeric)
+		return cdp_mentions_erased(e, cdp_str(DatumGetCString(DirectFunctionCall1(numeric_out, NumericGetDatum(v->val.numeric)))), named);
+	return false;
+}
+
+/* a copy in the making */
+typedef struct Copy
+{
+	const CdpErased *erased;
+	JsonbIterator *it;
+	JsonbParseState *state;
+	JsonbValue *out;
+	JsonbValue	key;			/* that has no value yet */
+	bool		has_key;
+	bool		named[MAX_DEPTH];	/* the key that we are in says that it is an identifier; elements have their array's */
+	int			depth;
+	bool		stripped;
+} Copy;
+
+static bool
+is_named(const Copy *c)
+{
+	return c->depth < MAX_DEPTH && c->named[c->depth];
+}
+
+/* a key, or a scalar; true: it is left out */
+static bool
+leave_out(Copy *c, JsonbIteratorToken token, JsonbValue *v)
+{
+	if (!scalar_is_erased(c->erased, v, token != WJB_KEY && is_named(c)))
+		return false;
+	if (token == WJB_KEY)
+		(void) JsonbIteratorNext(&c->it, v, true);
+	c->has_key = false;
+	return c->stripped = true;
+}
+
+static void
+enter(Copy *c, JsonbIteratorToken token)
+{
+	bool		named = token == WJB_BEGIN_ARRAY && is_named(c);
+
+	c->depth++;
+	if (c->depth < MAX_DEPTH)
+		c->named[c->depth] = named;
+}
+
+static void
+copy_token(Copy *c, JsonbIteratorToken token, JsonbValue *v)
+{
+	bool		scalar = token == WJB_VALUE || token == WJB_ELEM;
+
+	if (c->has_key)
+		(void) pushJsonbValue(&c->state, WJB_KEY, &c->key);
+	c->has_key = false;
+	c->out = pushJsonbValue(&c->state, token, scalar ? v : NULL);
+	if (token == WJB_BEGIN_ARRAY || token == WJB_BEGIN_OBJECT)
+		enter(c, token);
+	else if (!scalar)
+		c->depth--;
+}
+
+static void
+take_key(Copy *c, const JsonbValue *v)
+{
+	c->key = *v;
+	c->has_key = true;
+	if (c->depth < MAX_DEPTH)
+		c->named[c->depth] = cdp_names_identifier((CdpStr) {v->val.string.val, v->val.string.len});
 }
 
 Jsonb *
 cdp_strip(const CdpErased *e, Jsonb *document)
 {
-	JsonbValue *copy = NULL;
+	Copy		c = {.erased = e};
+	JsonbIteratorToken token;
+	JsonbValue	v;
 
 	if (document == NULL || JB_ROOT_IS_SCALAR(document))
 		return NULL;
-	if (!copy_without(e, JsonbIteratorInit(&document->root), &copy))
-		return NULL;
-	return JsonbValueToJsonb(copy);
+	c.it = JsonbIteratorInit(&document->root);
+	while ((token = JsonbIteratorNext(&c.it, &v, false)) != WJB_DONE)
+	{
+		if ((token == WJB_KEY || token == WJB_VALUE || token == WJB_ELEM) && leave_out(&c, token, &v))
+			continue;
+		if (token == WJB_KEY)
+			take_key(&c, &v);
+		else
+			copy_token(&c, token, &v);
+	}
+	return c.stripped ? JsonbValueToJsonb(c.out) : NULL;
+}
+
+bool
+cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value)
+{
+	if (cdp_mentions_erased(e, key, false) || scalar_is_erased(e, value, cdp_names_identifier(key)))
+		return true;
+	return value->type == jbvBinary && cdp_strip(e, JsonbValueToJsonb((JsonbValue *) value)) != NULL;
 }

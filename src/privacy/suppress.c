@@ -58,10 +58,12 @@ cdp_suppress_look(CdpWork *w, CdpIdent *id)
 		return false;
 	slot_getallattrs(rel->row);
 	not_before = DatumGetTimestampTz(rel->row->tts_values[TOKEN_NOT_BEFORE]);
-	if (DatumGetInt32(rel->row->tts_values[TOKEN_CHECK]) != id->check || not_before <= id->suppressed_before)
+	if (DatumGetInt32(rel->row->tts_values[TOKEN_CHECK]) != id->check)
+		return false;
+	w->has_tokens = true;		/* also when an earlier attempt found it */
+	if (not_before <= id->suppressed_before)
 		return false;
 	id->suppressed_before = not_before;
-	w->has_tokens = true;
 	return true;
 }
 

@@ -4,6 +4,8 @@
 #ifndef CDP_SUPPRESS_H
 #define CDP_SUPPRESS_H
 
+#include "utils/jsonb.h"
+
 #include "work.h"
 
 /* ---------------------------------------------------------------- strip.c */
@@ -18,6 +20,13 @@ typedef struct CdpErased
 
 /* is the text one of them, in whatever namespace? */
 extern bool cdp_is_erased(const CdpErased *e, CdpStr text);
+
+/* the same, where it may be something else unless its key says what it is */
+extern bool cdp_mentions_erased(const CdpErased *e, CdpStr text, bool named);
+extern bool cdp_names_identifier(CdpStr key);
+
+/* does the member of a document, or a part of it, mention one? */
+extern bool cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value);
 
 /* a copy without the members, elements and keys that are one of them; NULL: there are none */
 extern Jsonb *cdp_strip(const CdpErased *e, Jsonb *document);

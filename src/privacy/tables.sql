@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.workspace_role (
 	CONSTRAINT workspace_role_pkey PRIMARY KEY (role_name, workspace_id)
 );
 COMMENT ON TABLE cdp_data.workspace_role IS 'Which role works in which workspace; by name, so that it survives dump and restore.';
-COMMENT ON COLUMN cdp_data.workspace_role.role_name IS 'Role, or a role that others inherit from.';
+COMMENT ON COLUMN cdp_data.workspace_role.role_name IS 'Role, or a role that others inherit from; public: everybody, while there is one workspace.';
 COMMENT ON COLUMN cdp_data.workspace_role.workspace_id IS 'Workspace.';
 
 CREATE TABLE IF NOT EXISTS cdp_data.data_registry (
@@ -71,6 +71,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.retention_watermark (
 	class text NOT NULL CONSTRAINT retention_watermark_class_check CHECK (class IN ('event')),
 	watermark timestamptz NOT NULL,
 	advanced_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	cleared timestamptz NOT NULL DEFAULT '-infinity',
 	CONSTRAINT retention_watermark_pkey PRIMARY KEY (workspace_id, class)
 );
 COMMENT ON TABLE cdp_data.retention_watermark IS 'W: events that occurred before it are gone and are refused as expired.';
@@ -78,3 +79,4 @@ COMMENT ON COLUMN cdp_data.retention_watermark.workspace_id IS 'Workspace.';
 COMMENT ON COLUMN cdp_data.retention_watermark.class IS 'Class of data; event so far.';
 COMMENT ON COLUMN cdp_data.retention_watermark.watermark IS 'The instant; it only ever grows.';
 COMMENT ON COLUMN cdp_data.retention_watermark.advanced_at IS 'When it was raised last.';
+COMMENT ON COLUMN cdp_data.retention_watermark.cleared IS 'Nothing before it is stored, and nothing will be: all batches know the watermark. Follows watermark.';

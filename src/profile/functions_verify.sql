@@ -7,11 +7,11 @@ REVOKE ALL ON FUNCTION cdp.expected_people(integer) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.expected_people(integer) IS
 'For cdp.verify(): F over all links and decisions of a workspace. Returns a row for each identifier and each link: its id, which is the anchor of its events, and the identifier that these are attributed to (NULL: nobody); of an identifier also the number of its profile (NULL: in none) and its state, which are NULL of a link.';
 
-CREATE FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer) RETURNS internal
+CREATE FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer, bytea) RETURNS internal
 	LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_declare_traits_step';
-REVOKE ALL ON FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer) FROM PUBLIC;
-COMMENT ON FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer) IS
-'State function of cdp.declared_traits(): takes one declaration.';
+REVOKE ALL ON FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer, bytea) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.declare_traits_step(internal, jsonb, timestamptz, timestamptz, bigint, text, integer, bytea) IS
+'State function of cdp.declared_traits(): takes one declaration, or what outlived its events. Raises if the stamps have an unknown version.';
 
 CREATE FUNCTION cdp.stamped_traits_final(internal) RETURNS jsonb
 	LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_stamped_traits_final';
@@ -19,12 +19,12 @@ REVOKE ALL ON FUNCTION cdp.stamped_traits_final(internal) FROM PUBLIC;
 COMMENT ON FUNCTION cdp.stamped_traits_final(internal) IS
 'Final function of cdp.declared_traits() and cdp.stored_traits(): {key: [value, stamp]}, nulls included.';
 
-CREATE AGGREGATE cdp.declared_traits(traits jsonb, evidence_at timestamptz, occurred_at timestamptz, source_seq bigint, message_id text, source_id integer) (
+CREATE AGGREGATE cdp.declared_traits(traits jsonb, evidence_at timestamptz, occurred_at timestamptz, source_seq bigint, message_id text, source_id integer, stamps bytea) (
 	SFUNC = cdp.declare_traits_step, STYPE = internal, FINALFUNC = cdp.stamped_traits_final, PARALLEL = SAFE
 );
-REVOKE ALL ON FUNCTION cdp.declared_traits(jsonb, timestamptz, timestamptz, bigint, text, integer) FROM PUBLIC;
-COMMENT ON AGGREGATE cdp.declared_traits(jsonb, timestamptz, timestamptz, bigint, text, integer) IS
-'For cdp.verify(): traits as they follow from identify events, with their stamps.';
+REVOKE ALL ON FUNCTION cdp.declared_traits(jsonb, timestamptz, timestamptz, bigint, text, integer, bytea) FROM PUBLIC;
+COMMENT ON AGGREGATE cdp.declared_traits(jsonb, timestamptz, timestamptz, bigint, text, integer, bytea) IS
+'For cdp.verify(): traits as they follow from identify events (stamps is NULL), with their stamps; and from stored chunks, of which what was declared before occurred_at counts, since its events were purged.';
 
 CREATE AGGREGATE cdp.stored_traits(traits jsonb, stamps bytea) (
 	SFUNC = cdp.merge_traits_step, STYPE = internal, FINALFUNC = cdp.stamped_traits_final, PARALLEL = SAFE
@@ -42,8 +42,11 @@ CREATE FUNCTION cdp.verify()
 #variable_conflict use_column
 DECLARE
 	ws integer := cdp.current_workspace();
-	-- of what happened before it, the events are gone and links are all that is left
+	-- of what happened before it, the events are gone and links and declared traits are all that is left
 	since timestamptz := coalesce((SELECT max(w.watermark) FROM cdp_data.retention_watermark w
+		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
+	-- before this one for certain; between them a purge may not have come to its end
+	cleared timestamptz := coalesce((SELECT max(w.cleared) FROM cdp_data.retention_watermark w
 		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
 BEGIN
 	-- one query: the people are folded once, the events are read once
@@ -130,8 +133,12 @@ BEGIN
 		SELECT t.fragment_id, cdp.stored_traits(t.traits, t.stamps) AS traits
 		FROM cdp_data.profile_trait t WHERE t.workspace_id = ws GROUP BY t.fragment_id
 	), declared AS (
-		SELECT x.home_id, cdp.declared_traits(x.traits, x.evidence_at, x.occurred_at, x.source_seq, x.message_id, x.source_id) AS traits
-		FROM placed x WHERE x.traits IS NOT NULL AND x.home_id <> 0 GROUP BY x.home_id
+		SELECT y.home_id, cdp.declared_traits(y.traits, y.evidence_at, y.occurred_at, y.source_seq, y.message_id, y.source_id, y.stamps) AS traits
+		FROM (SELECT x.home_id, x.traits, x.evidence_at, x.occurred_at, x.source_seq, x.message_id, x.source_id, NULL::bytea AS stamps
+			FROM placed x WHERE x.traits IS NOT NULL AND x.home_id <> 0
+			UNION ALL SELECT t.fragment_id, t.traits, NULL, since, NULL, NULL, NULL, t.stamps
+			FROM cdp_data.profile_trait t WHERE t.workspace_id = ws AND since > '-infinity') y
+		GROUP BY y.home_id
 	),
 
 	-- the evidence that follows: the least moment of each link and of each identifier that was alone
@@ -229,7 +236,16 @@ BEGIN
 	-- every stored event is known by its message id, once
 	SELECT 'message_seen', x.event_id::text, 'event_id', NULL, x.message_id
 	FROM placed x
-	WHERE NOT EXISTS (SELECT FROM cdp_data.message_seen s WHERE s.event_id = x.event_id AND s.occurred_at = x.occurred_at);
+	WHERE NOT EXISTS (SELECT FROM cdp_data.message_seen s WHERE s.event_id = x.event_id AND s.occurred_at = x.occurred_at)
+
+	UNION ALL
+	-- what was purged is gone
+	SELECT 'event', x.event_id::text, 'occurred_at', x.occurred_at::text, 'not before ' || cleared
+	FROM placed x WHERE x.occurred_at < cleared
+
+	UNION ALL
+	SELECT 'message_seen', s.event_id::text, 'occurred_at', s.occurred_at::text, 'not before ' || cleared
+	FROM cdp_data.message_seen s WHERE s.workspace_id = ws AND s.occurred_at < cleared;
 END
 $$;
 REVOKE ALL ON FUNCTION cdp.verify() FROM PUBLIC;

@@ -29,6 +29,14 @@ extern void cdp_traits_add_chunk(CdpTraitSet *set, int chunk, Jsonb *traits, byt
 /* true: the set keeps pointers into traits and stamp->message_id from now on */
 extern bool cdp_traits_declare(CdpTraitSet *set, Jsonb *traits, const CdpStamp *stamp);
 
+/*
+ * Those of a stored chunk that were declared by events before the instant, and
+ * mention nothing that is erased (NULL: nothing is); the set keeps pointers into them.
+ */
+struct CdpErased;
+extern void cdp_traits_keep(CdpTraitSet *set, Jsonb *traits, bytea *stamps, TimestampTz before,
+							const struct CdpErased *erased);
+
 /* write the chunks that changed; the fragment is locked */
 extern void cdp_traits_store(CdpTraitSet *set, CdpRel *rel, int64 fragment_id, int32 workspace_id);
 

@@ -1,12 +1,17 @@
 /*
  * recompute.c: the state of fragments from their stored events.
  *
- * For what is not an append: a split moved events to another fragment, or an
- * earlier delivery moved an event in time.  The fragments are locked and the
+ * For what is not an append: a split moved events to another fragment, an
+ * earlier delivery moved an event in time, or events were purged.  The fragments are locked and the
  * batch's own events are stored, so that what is read is all there is.  The
  * counters go into the fragment and are written with it; traits are written
  * here.  Large fragments are left to the maintenance worker (dirty.c), which
  * comes here, too.
+ *
+ * Below the watermark there are no events, but the traits that they declared
+ * stay: an entry whose event occurred before W is kept as it is stored, and
+ * what the stored events declare is merged with it.  After a split it stays
+ * with the fragment that it was in.
  */
 #include "postgres.h"
 
@@ -15,6 +20,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "privacy/purge.h"
 #include "profile/profile.h"
 #include "spi.h"
 
@@ -55,10 +61,38 @@ static CdpSpi declarations_plan = {
 	1, {INT8ARRAYOID}
 };
 
+static CdpSpi stored_plan = {
+	"SELECT t.fragment_id, t.traits, t.stamps FROM cdp_data.profile_trait t WHERE t.fragment_id = ANY ($1)",
+	1, {INT8ARRAYOID}
+};
+
 static CdpSpi drop_traits_plan = {
 	"DELETE FROM cdp_data.profile_trait WHERE fragment_id = ANY ($1)",
 	1, {INT8ARRAYOID}
 };
+
+/* traits outlive the events that declared them: what was declared below W stays */
+static void
+keep_purged(CdpWork *w, Datum ids)
+{
+	TimestampTz watermark = cdp_watermark(w->workspace_id);
+	int			n;
+	bool		isnull;
+
+	if (watermark == DT_NOBEGIN)
+		return;
+	n = cdp_spi_run(&stored_plan, &ids, NULL);
+	for (int i = 0; i < n; i++)
+	{
+		CdpFragment *f = cdp_work_fragment(w, cdp_spi_int64(i, 1));
+
+		if (f->kept == NULL)
+			f->kept = cdp_traits_begin(w->cxt);
+		cdp_traits_keep(f->kept, DatumGetJsonbPCopy(cdp_spi_datum(i, 2, &isnull)),
+						DatumGetByteaPCopy(cdp_spi_datum(i, 3, &isnull)), watermark, w->erased);
+	}
+	cdp_spi_end();
+}
 
 typedef struct Declared
 {
@@ -77,6 +111,18 @@ store_declared(Declared *d)
 	MemoryContextSwitchTo(old);
 }
 
+/* first the set of the one before is written */
+static void
+next_fragment(Declared *d, int64 fragment_id)
+{
+	CdpFragment *f = cdp_work_fragment(d->w, fragment_id);
+
+	store_declared(d);
+	d->set = f->kept ? f->kept : cdp_traits_begin(d->w->cxt);
+	f->kept = NULL;
+	d->fragment_id = fragment_id;
+}
+
 static void
 take_declaration(int row, void *arg)
 {
@@ -87,11 +133,7 @@ take_declaration(int row, void *arg)
 	bool		isnull;
 
 	if (d->set == NULL || cdp_spi_int64(row, 1) != d->fragment_id)
-	{
-		store_declared(d);
-		d->set = cdp_traits_begin(d->w->cxt);
-		d->fragment_id = cdp_spi_int64(row, 1);
-	}
+		next_fragment(d, cdp_spi_int64(row, 1));
 	stamp.occurred_at = cdp_spi_int64(row, 3);
 	stamp.evidence_at = Min(stamp.occurred_at, cdp_spi_int64(row, 4));
 	stamp.source_seq = cdp_spi_int64(row, 5);
@@ -111,8 +153,12 @@ recompute_traits(CdpWork *w, Datum ids)
 {
 	Declared	d = {w};
 
+	keep_purged(w, ids);
 	cdp_spi_exec(&drop_traits_plan, &ids, NULL);
 	cdp_spi_each(&declarations_plan, &ids, take_declaration, &d);
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->kept)
+			next_fragment(&d, w->fragments[i]->fragment_id);
 	store_declared(&d);
 	cdp_rel_flush(w->trait);
 }
@@ -155,4 +201,18 @@ cdp_recompute(CdpWork *w)
 	CommandCounterIncrement();
 	recompute_counters(w, ids);
 	recompute_traits(w, ids);
+}
+
+void
+cdp_recount(CdpWork *w, CdpFragment **fragments, int n)
+{
+	int64	   *ids = palloc(Max(n, 1) * sizeof(int64));
+
+	for (int i = 0; i < n; i++)
+	{
+		reset(fragments[i]);
+		ids[i] = fragments[i]->fragment_id;
+	}
+	if (n > 0)
+		recompute_counters(w, cdp_int8_array(ids, n));
 }

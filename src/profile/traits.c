@@ -32,6 +32,7 @@
 #include "utils/snapmgr.h"
 
 #include "profile/columns.h"
+#include "privacy/suppress.h"
 #include "profile/profile.h"
 #include "spi.h"
 
@@ -246,18 +247,24 @@ take_stored(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *varg)
 	need_chunk(set, arg->chunk)->size += t->size;
 }
 
+static void
+open_stamps(StringInfo in, bytea *stamps)
+{
+	in->data = VARDATA_ANY(stamps);
+	in->len = VARSIZE_ANY_EXHDR(stamps);
+	if (pq_getmsgbyte(in) != STAMPS_VERSION)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATA_CORRUPTED),
+				 errmsg("stamps of a trait chunk have an unknown version")));
+}
+
 /* traits and stamps must live as long as the set */
 void
 cdp_traits_add_chunk(CdpTraitSet *set, int chunk, Jsonb *traits, bytea *stamps)
 {
 	StoredArg	arg = {.chunk = chunk};
 
-	arg.in.data = VARDATA_ANY(stamps);
-	arg.in.len = VARSIZE_ANY_EXHDR(stamps);
-	if (pq_getmsgbyte(&arg.in) != STAMPS_VERSION)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATA_CORRUPTED),
-				 errmsg("stamps of a trait chunk have an unknown version")));
+	open_stamps(&arg.in, stamps);
 	need_chunk(set, chunk)->stored = true;
 	each_member(set, traits, take_stored, &arg);
 }
@@ -314,6 +321,34 @@ cdp_traits_declare(CdpTraitSet *set, Jsonb *traits, const CdpStamp *stamp)
 	set->took = false;
 	each_member(set, traits, take_declared, (void *) stamp);
 	return set->took;
+}
+
+/* ---------------------------------------------------------------- what was declared before an instant */
+
+typedef struct KeepArg
+{
+	StringInfoData in;
+	TimestampTz before;
+	const CdpErased *erased;
+} KeepArg;
+
+static void
+keep_old(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *varg)
+{
+	KeepArg    *arg = varg;
+	CdpStamp	stamp = read_stamp(&arg->in);
+
+	if (stamp.occurred_at < arg->before && !(arg->erased && cdp_member_is_erased(arg->erased, key, value)))
+		take_declared(set, key, value, &stamp);
+}
+
+void
+cdp_traits_keep(CdpTraitSet *set, Jsonb *traits, bytea *stamps, TimestampTz before, const CdpErased *erased)
+{
+	KeepArg		arg = {.before = before, .erased = erased};
+
+	open_stamps(&arg.in, stamps);
+	each_member(set, traits, keep_old, &arg);
 }
 
 /* ---------------------------------------------------------------- writing */
@@ -486,16 +521,28 @@ cdp_merge_traits_step(PG_FUNCTION_ARGS)
 }
 
 /* (state, traits, evidence_at, occurred_at, source_seq, message_id, source_id) */
+static void
+declare_arguments(FunctionCallInfo fcinfo, CdpTraitSet *set, Jsonb *traits)
+{
+	text	   *id = (text *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(5));
+	CdpStamp	stamp = {1, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INT64(4),
+	{VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)}, PG_GETARG_INT32(6)};
+
+	cdp_traits_declare(set, traits, &stamp);
+}
+
+/* the same, and stamps: not NULL for a stored chunk, of which what was declared before occurred_at counts */
 Datum
 cdp_declare_traits_step(PG_FUNCTION_ARGS)
 {
 	MemoryContext old;
 	CdpTraitSet *set = aggregate_set(fcinfo, &old);
-	text	   *id = (text *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(5));
-	CdpStamp	stamp = {1, PG_GETARG_TIMESTAMPTZ(2), PG_GETARG_TIMESTAMPTZ(3), PG_GETARG_INT64(4),
-	{VARDATA_ANY(id), VARSIZE_ANY_EXHDR(id)}, PG_GETARG_INT32(6)};
+	Jsonb	   *traits = (Jsonb *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(1));
 
-	cdp_traits_declare(set, (Jsonb *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(1)), &stamp);
+	if (PG_ARGISNULL(7))
+		declare_arguments(fcinfo, set, traits);
+	else
+		cdp_traits_keep(set, traits, (bytea *) PG_DETOAST_DATUM_COPY(PG_GETARG_DATUM(7)), PG_GETARG_TIMESTAMPTZ(3), NULL);
 	MemoryContextSwitchTo(old);
 	PG_RETURN_POINTER(set);
 }

@@ -32,20 +32,17 @@ require_role(const CdpSource *source)
 {
 	Oid			role = GetOuterUserId();
 
-	if (superuser_arg(role))
-		return;
-	if (!has_privs_of_role(role, get_role_oid(INGEST_ROLE, false)) ||
-		!cdp_role_has_workspace(role, source->workspace->id))
+	if (!superuser_arg(role) && !has_privs_of_role(role, get_role_oid(INGEST_ROLE, false)))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for source \"%.*s\"", (int) source->name.len, source->name.s),
-				 errhint("A role needs membership in cdp_ingest and a grant of the source's workspace.")));
+				 errhint("A role needs membership in cdp_ingest.")));
 }
 
 CdpSource *
 cdp_entrance_source(const char *name)
 {
-	CdpSource  *source = cdp_source_by_name(name ? name : DEFAULT_SOURCE, false);
+	CdpSource  *source = cdp_source_by_id(cdp_source_id_of_caller(name ? name : DEFAULT_SOURCE));
 
 	require_role(source);
 	if (source->kafka)
@@ -170,10 +167,9 @@ cdp_sql_ingest_many(PG_FUNCTION_ARGS)
 PG_FUNCTION_INFO_V1(cdp_sql_replay_quarantine);
 
 static CdpSpi take_plan = {
-	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.workspace_id, q.key,"
-	" q.headers, q.shared"
-	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 FOR UPDATE",
-	1, {INT8OID}
+	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.key, q.headers, q.shared"
+	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 AND q.workspace_id = $2 FOR UPDATE",
+	2, {INT8OID, INT4OID}
 };
 
 static CdpSpi done_plan = {"DELETE FROM cdp_data.quarantine WHERE quarantine_id = $1", 1, {INT8OID}};
@@ -196,16 +192,17 @@ static bool
 take_quarantined(int64 id, Quarantined *q)
 {
 	CdpMessage *msg = &q->msg;
-	Datum		arg = Int64GetDatum(id);
+	int32		workspace = cdp_caller_workspace();
+	Datum		args[2] = {Int64GetDatum(id), Int32GetDatum(workspace)};
 	MemoryContext cxt = CurrentMemoryContext;
 	CdpUserContext user;
-	int32		workspace = cdp_caller_workspace();
 	bool		found,
 				isnull;
 
+	if (!cdp_workspace_hold(workspace))
+		return false;
 	cdp_become_owner(&user);
-	found = cdp_spi_run(&take_plan, &arg, NULL) == 1 &&
-		DatumGetInt32(cdp_spi_datum(0, 7, &isnull)) == workspace;
+	found = cdp_spi_run(&take_plan, args, NULL) == 1;
 	if (found)
 	{
 		Datum		d;
@@ -222,10 +219,10 @@ take_quarantined(int64 id, Quarantined *q)
 		}
 		d = cdp_spi_datum(0, 5, &isnull);
 		msg->record_time = isnull ? CDP_NO_TIME : DatumGetTimestampTz(d);
-		msg->key = cdp_spi_text(0, 8, cxt);
-		q->headers = cdp_spi_text(0, 9, cxt);
+		msg->key = cdp_spi_text(0, 7, cxt);
+		q->headers = cdp_spi_text(0, 8, cxt);
 		cdp_read_headers(msg, q->headers);
-		msg->shared = cdp_spi_text(0, 10, cxt);
+		msg->shared = cdp_spi_text(0, 9, cxt);
 		msg->quarantine_id = id;
 	}
 	cdp_spi_end();

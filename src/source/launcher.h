@@ -56,7 +56,7 @@ typedef enum CdpCondition
 	CDP_COND_RUNNING,
 	CDP_COND_ABSENT,			/* maintenance: cdp is not set up here, or cdp.workers is off */
 	CDP_COND_REFUSED,			/* maintenance: the key or the version is not the right one */
-	CDP_COND_DETACHED			/* maintenance: the data was attached to another server, database or key */
+	CDP_COND_DETACHED			/* maintenance: the data was attached to another server or database */
 } CdpCondition;
 
 typedef enum CdpPartitionState

@@ -45,6 +45,7 @@
 #include "clock.h"
 #include "event/filter.h"
 #include "event/partition.h"
+#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "profile/statistics.h"
 #include "event/quarantine.h"
@@ -77,6 +78,7 @@ static Job	jobs[] = {
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
 	{"computing people again", 1000, cdp_dirty_maintain},
+	{"purging", 1000, cdp_purge_maintain},
 	{"completing erasures", 1000, cdp_erasure_maintain}
 };
 
@@ -233,9 +235,13 @@ apply_parked(void)
 
 	for (int i = 0; i < n; i++)
 	{
+		CdpSource  *source;
+
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		(void) cdp_unpark(cdp_source_by_id(ids[i]), cdp_batch_rows);
+		source = cdp_source_find(ids[i]);
+		if (source != NULL)
+			(void) cdp_unpark(source, cdp_batch_rows);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		MemoryContextSwitchTo(job_cxt);

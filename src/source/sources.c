@@ -10,7 +10,8 @@
  *
  * A change is a row of cdp_data.source; the workers hear of it when it commits.
  * Execution is granted to cdp_admin; who is no superuser works on sources of
- * the workspaces that were granted to him.  The table is written as cdp_owner.
+ * the workspaces that were granted to him, and learns nothing of others: names
+ * are unique in a workspace only.  The table is written as cdp_owner.
  */
 #include "cdp.h"
 
@@ -55,6 +56,7 @@ static const struct
 	{"trust_received_at", OPTION_BOOL},
 	{"alias", OPTION_BOOL},
 	{"email_from_properties", OPTION_BOOL},
+	{"batch", OPTION_BOOL},
 	{"id_space", OPTION_NAME},
 	{"start", OPTION_START},
 	{"mapping", OPTION_OBJECT},
@@ -278,7 +280,7 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("format \"%s\" has no mapping", format->name),
-				 errhint("Format json has one.")));
+				 errhint("Formats json and cloudevents have one.")));
 }
 
 /* ---------------------------------------------------------------- brokers and topics */
@@ -361,7 +363,7 @@ check_source(const Source *s)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown format \"%s\"", format),
-				 errhint("Formats are segment and json.")));
+				 errhint("Formats are segment, json and cloudevents.")));
 	if (workers < 1 || workers > MAX_WORKERS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -375,26 +377,17 @@ result(int column, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, column, isnull);
 }
 
-static void
-forbid_source(const char *name)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied for source \"%s\"", name),
-			 errdetail("It belongs to a workspace that you do not work in.")));
-}
-
-/* The row, locked; SPI is connected.  Raises when there is none, or it is not the caller's. */
+/* The row, locked; SPI is connected.  Raises when there is none that the caller may mean. */
 static Source
 lock_source(const char *name)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(cdp_source_id_of_caller(name))};
 	Source		s = {0};
 	bool		isnull;
 
 	if (cdp_owner_query("SELECT source_id, workspace_id, brokers, topics, format, options, workers, paused"
-						" FROM cdp_data.source WHERE name OPERATOR(pg_catalog.=) $1 FOR UPDATE",
+						" FROM cdp_data.source WHERE source_id OPERATOR(pg_catalog.=) $1 FOR UPDATE",
 						1, types, values, NULL) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -407,8 +400,6 @@ lock_source(const char *name)
 		s.nulls[i] = isnull ? 'n' : ' ';
 	}
 	s.kafka = s.nulls[COL_BROKERS] == ' ';
-	if (!superuser_arg(GetOuterUserId()) && !cdp_role_has_workspace(GetOuterUserId(), s.workspace_id))
-		forbid_source(name);
 	return s;
 }
 
@@ -466,7 +457,7 @@ insert_source(const char *name, const Source *s)
 	memcpy(&nulls[2], s->nulls, 5);
 	SPI_connect();
 	if (cdp_owner_query("INSERT INTO cdp_data.source (workspace_id, name, brokers, topics, format, options, workers)"
-						" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (name) DO NOTHING",
+						" VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (workspace_id, name) DO NOTHING",
 						lengthof(types), types, values, nulls) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),

@@ -23,6 +23,7 @@
 
 #define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
+#define OLD_PURGE_S 60			/* what was purged before, and may be left, is not looked for */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
 /* ---------------------------------------------------------------- workers and partitions */
@@ -195,7 +196,7 @@ report_maintenance(Report *r)
 			"ALTER DATABASE ... RESET cdp.workers");
 	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_RUNNING)
 		say(r, "ok", "maintenance", "the maintenance worker is running", NULL);
-	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_DETACHED)
+	else if (cdp_attachment() == CDP_ATTACHED_ELSEWHERE)
 		say(r, "error", "maintenance", "this data was attached to another server or database; its sources are at rest",
 			"If no other copy consumes its topics: SELECT cdp.setup(), then cdp.resume_source() for each source.");
 	else if (slot.state == CDP_SLOT_UP && slot.condition == CDP_COND_WAITING)
@@ -435,6 +436,41 @@ report_recompute(Report *r)
 			"Look at maintenance here, and for a transaction that holds them.");
 }
 
+/* Workspaces in which something may be left below the watermark. */
+static void
+report_purge(Report *r)
+{
+	int64		seconds;
+	int64		waiting = count_waiting("retention_watermark WHERE cleared OPERATOR(pg_catalog.<) watermark", "advanced_at", &seconds);
+
+	if (waiting == 0)
+		say(r, "ok", "purge", "nothing is left of what was purged", NULL);
+	else if (seconds < OLD_PURGE_S)
+		say(r, "info", "purge", "what was purged is looked for once more", "The maintenance worker does it within moments.");
+	else
+		say(r, "warning", "purge",
+			psprintf("events that were purged %lld s ago may be left", (long long) seconds),
+			"It ends when all transactions have ended that wrote into cdp then, or hold people whose events go: see oldest_snapshot and maintenance here.");
+}
+
+/* Erasures that are to be repeated when the batches of that time have ended. */
+static void
+report_erasure(Report *r)
+{
+	int64		seconds;
+	int64		waiting = count_waiting("erasure WHERE completed_at IS NULL", "erased_at", &seconds);
+
+	if (waiting == 0)
+		say(r, "ok", "erasure", "nothing is left of who was forgotten", NULL);
+	else if (seconds < OLD_PURGE_S)
+		say(r, "info", "erasure", psprintf("messages of %lld erasures are looked for once more", (long long) waiting),
+			"The maintenance worker does it within moments.");
+	else
+		say(r, "warning", "erasure",
+			psprintf("messages of people who were forgotten %lld s ago may be left among those that are set aside", (long long) seconds),
+			"It ends when all transactions have ended that wrote into cdp then: see oldest_snapshot and maintenance here.");
+}
+
 /*
  * What keeps old row versions alive: asked as the bootstrap superuser, so that
  * every caller gets the same answer; names only a process, slot or transaction.
@@ -508,6 +544,8 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 		report_sources(&r);
 	report_parked(&r);
 	report_recompute(&r);
+	report_purge(&r);
+	report_erasure(&r);
 	report_snapshots(&r);
 	SPI_finish();
 	return (Datum) 0;

@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS cdp_data.source (
 	workers integer NOT NULL DEFAULT 1 CONSTRAINT source_workers_check CHECK (workers BETWEEN 1 AND 64),
 	paused boolean NOT NULL DEFAULT false,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
-	CONSTRAINT source_name_key UNIQUE (name),
+	CONSTRAINT source_name_key UNIQUE (workspace_id, name),
 	CONSTRAINT source_kafka_check CHECK ((brokers IS NULL) = (topics IS NULL))
 );
 COMMENT ON TABLE cdp_data.source IS 'Where messages come from: Kafka topics with a format, or SQL (no brokers).';

@@ -43,7 +43,6 @@
 typedef struct Awaited
 {
 	int32		source_id;
-	int32		workspace_id;
 	bool		kafka;
 	int32		workers;
 	int64		generation;
@@ -61,29 +60,28 @@ result(int column)
 
 /* What is committed about the source now; raises when there is none. */
 static Awaited
-read_source(const char *name)
+read_source(const char *name, int32 source_id)
 {
-	Oid			types[] = {TEXTOID};
-	Datum		values[] = {CStringGetTextDatum(name)};
+	Oid			types[] = {INT4OID};
+	Datum		values[] = {Int32GetDatum(source_id)};
 	Awaited		a;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
-	if (cdp_owner_read("SELECT source_id, workspace_id, brokers IS NOT NULL, workers, " CDP_GENERATION_SQL ","
+	if (cdp_owner_read("SELECT source_id, brokers IS NOT NULL, workers, " CDP_GENERATION_SQL ","
 					   " EXISTS (SELECT 1 FROM cdp_data.parked p"
 					   " WHERE p.source_id OPERATOR(pg_catalog.=) s.source_id), xmin"
-					   " FROM cdp_data.source s WHERE name OPERATOR(pg_catalog.=) $1",
+					   " FROM cdp_data.source s WHERE source_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values) != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name)));
 	a.source_id = DatumGetInt32(result(1));
-	a.workspace_id = DatumGetInt32(result(2));
-	a.kafka = DatumGetBool(result(3));
-	a.workers = DatumGetInt32(result(4));
-	a.generation = DatumGetInt64(result(5));
-	a.parked = DatumGetBool(result(6));
-	a.xmin = DatumGetTransactionId(result(7));
+	a.kafka = DatumGetBool(result(2));
+	a.workers = DatumGetInt32(result(3));
+	a.generation = DatumGetInt64(result(4));
+	a.parked = DatumGetBool(result(5));
+	a.xmin = DatumGetTransactionId(result(6));
 	SPI_finish();
 	PopActiveSnapshot();
 	return a;
@@ -92,10 +90,6 @@ read_source(const char *name)
 static void
 require_waitable(const char *name, const Awaited *a)
 {
-	if (!superuser_arg(GetOuterUserId()) && !cdp_role_has_workspace(GetOuterUserId(), a->workspace_id))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for source \"%s\"", name)));
 	if (a->kafka && TransactionIdIsNormal(a->xmin) && TransactionIdIsCurrentTransactionId(a->xmin))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -209,7 +203,7 @@ wait_for(const char *name, Awaited a, int64 until, bool whole_statement)
 		if (whole_statement)
 			give_up_xmin();
 		ConditionVariableTimedSleep(&cdp_workers->progress, ms, cdp_wait_event("CdpWaitForSource"));
-		a = read_source(name);
+		a = read_source(name, a.source_id);
 		require_waitable(name, &a);
 	}
 	ConditionVariableCancelSleep();
@@ -227,7 +221,7 @@ cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 
 	PreventCommandDuringRecovery("wait_for_source");
 	cdp_version_require();
-	a = read_source(name);
+	a = read_source(name, cdp_source_id_of_caller(name));
 	require_waitable(name, &a);
 	if (!a.kafka && !a.parked)
 		PG_RETURN_BOOL(true);

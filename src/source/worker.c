@@ -180,7 +180,10 @@ load_source(void)
 							" AND brokers IS NOT NULL AND NOT paused",
 							lengthof(types), types, values, NULL) == 1;
 	if (found)
+	{
 		keep_row();
+		w.format = cdp_source_by_id(w.source_id)->format;
+	}
 	SPI_finish();
 	cdp_worker_commit();
 	return found;
@@ -241,7 +244,7 @@ note_message(Part *part, CdpMessage *msg, TimestampTz ahead)
 {
 	part->last = msg;
 	part->counted++;
-	part->ntombstones += msg->body.s == NULL;
+	part->ntombstones += cdp_is_tombstone(w.format, msg);
 	if (msg->record_time < ahead && (part->latest == CDP_NO_TIME || msg->record_time > part->latest))
 		part->latest = msg->record_time;
 }
@@ -502,6 +505,17 @@ positions_moved(void)
 	return moved;
 }
 
+static bool
+source_is_gone(void)
+{
+	bool		gone;
+
+	cdp_worker_begin();
+	gone = cdp_source_find(w.source_id) == NULL;
+	cdp_worker_commit();
+	return gone;
+}
+
 static void
 sleep_ms(long ms)
 {
@@ -517,6 +531,8 @@ recover(ErrorData *error)
 {
 	if (doing == APPLYING)
 		forget_batch();
+	if (error->sqlerrcode == ERRCODE_UNDEFINED_OBJECT && source_is_gone())
+		cdp_slot_end();			/* dropped while the batch waited for its workspace */
 	if (!cdp_error_passes(error) &&
 		!(error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE && positions_moved()))
 		cdp_slot_fail(w.slot, error);
@@ -677,7 +693,8 @@ run(void)
 	if (!load_source())
 		cdp_slot_end();
 	cdp_recent_start();
-	SetConfigOption("application_name", psprintf("cdp source %s", w.name), PGC_USERSET, PGC_S_OVERRIDE);
+	/* everybody sees it: no name */
+	SetConfigOption("application_name", psprintf("cdp source %d", w.source_id), PGC_USERSET, PGC_S_OVERRIDE);
 	cdp_consumer_open(&w);
 	loop();
 }

@@ -1,7 +1,7 @@
 -- Walks the catalog, so that no table, partition, view or function of cdp can
--- forget what all of them must have.  Each rule is a query that returns the
--- offenders.  Then one offender of each kind is planted, and every rule must
--- find it.
+-- forget what all of them must have (A20 and A66 of the threat list).  Each rule
+-- is a query that returns the offenders.  Then one offender of each kind is
+-- planted, and every rule must find it.
 \set ON_ERROR_STOP 1
 BEGIN;
 SET LOCAL search_path = public, pg_catalog;
@@ -42,6 +42,9 @@ INSERT INTO rule (name, query) VALUES
    WHERE pg_get_expr(p.polqual, p.polrelid) IS DISTINCT FROM
 	CASE WHEN EXISTS (SELECT FROM data_column c WHERE c.oid = t.oid AND c.attname = 'workspace_id')
 		 THEN '(workspace_id = ( SELECT cdp.current_workspace() AS current_workspace))' ELSE 'false' END$$),
+('only tables of the server have no workspace_id, so that cdp.drop_workspace() deletes all that belongs to one',
+ $$SELECT relname FROM data_table t WHERE relname NOT IN ('version', 'instance', 'engine_lock', 'data_registry')
+   AND NOT EXISTS (SELECT FROM data_column c WHERE c.oid = t.oid AND c.attname = 'workspace_id' AND c.atttypid = 'integer'::regtype)$$),
 ('every column is in the register',
  $$SELECT relname, attname FROM data_column WHERE class IS NULL$$),
 ('the register names only columns that exist',

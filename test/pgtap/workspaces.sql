@@ -28,7 +28,7 @@ CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void
 $$;
 SELECT plant(workspace_id, 1000, 'person@a.example') FROM cdp_data.workspace WHERE name = 'default';
 
-SELECT plan(58);
+SELECT plan(95);
 
 -- ---------------------------------------------------------------- one workspace
 SELECT is(cdp.current_workspace(), (SELECT workspace_id FROM cdp_data.workspace), 'a superuser works in the only workspace');
@@ -119,6 +119,100 @@ SET LOCAL ROLE regress_admin;
 SELECT is((SELECT count(*) FROM cdp.profile), 0::bigint, 'an admin without a grant sees nothing');
 SELECT throws_ok($$SELECT cdp.grant_workspace('regress_admin', 'b')$$, '42501', NULL, 'and can not grant itself a workspace');
 SELECT throws_ok($$SELECT cdp.set_namespace('x', workspace => 'b')$$, '42501', NULL, 'nor set rules in one');
+
+
+-- ---------------------------------------------------------------- a workspace is dropped
+RESET ROLE;
+CREATE TEMP TABLE of AS SELECT min(workspace_id) FILTER (WHERE name = 'default') AS a, min(workspace_id) FILTER (WHERE name = 'b') AS b
+	FROM cdp_data.workspace;
+GRANT SELECT ON of TO PUBLIC;
+CREATE FUNCTION rows_of(workspace integer) RETURNS TABLE (table_name name, n bigint) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR table_name IN SELECT c.table_name FROM information_schema.columns c
+		WHERE c.table_schema = 'cdp_data' AND c.column_name = 'workspace_id'
+			AND NOT EXISTS (SELECT FROM pg_inherits WHERE inhrelid = format('cdp_data.%I', c.table_name)::regclass) LOOP
+		EXECUTE format('SELECT count(*) FROM cdp_data.%I WHERE workspace_id = $1', table_name) INTO n USING workspace;
+		RETURN NEXT;
+	END LOOP;
+END
+$$;
+CREATE FUNCTION plant_rest(ws integer) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO cdp_data.trait_class VALUES (ws, 'plan', 'open');
+	INSERT INTO cdp_data.source (workspace_id, name, brokers, topics, format) VALUES (ws, 'web', 'localhost:1', '{web}', 'segment');
+	INSERT INTO cdp_data.source_offset (source_id, topic, "partition", workspace_id, "position") VALUES (ws, 'web', 0, ws, 1);
+	INSERT INTO cdp_data.source_gap (source_id, topic, "partition", workspace_id, from_offset, to_offset, found_at) VALUES (ws, 'web', 0, ws, 0, 1, now());
+	INSERT INTO cdp_data.parked (workspace_id, source_id, parked_at, body) VALUES (ws, ws, now(), '{}');
+	INSERT INTO cdp_data.message_seen VALUES (gen_random_uuid(), '2025-01-01', 1, '2025-01-01', '2025-01-01', 0, ws, ws);
+	INSERT INTO cdp_data.link VALUES (ws, ws, 1, 'o', 1, ws, '2025-01-01', '2025-01-01', 1, '', '{}');
+	INSERT INTO cdp_data.identity_warning (workspace_id, kind, identifier_id, namespace_id, link_id, warned_at) VALUES (ws, 'demoted', ws, 1, ws, now());
+	INSERT INTO cdp_data.contest VALUES (ws, ws, 1, now());
+	INSERT INTO cdp_data.decision (workspace_id, kind, a, b, decided_at, decided_by) VALUES (ws, 'shared', ws, NULL, now(), 'x');
+	INSERT INTO cdp_data.profile_trait VALUES (ws, 0, ws, '{}', '\x01');
+	INSERT INTO cdp_data.dirty VALUES (ws, ws, 'moved', now());
+	INSERT INTO cdp_data.retention_watermark VALUES (ws, 'event', '2020-01-01');
+	INSERT INTO cdp_data.suppression VALUES (ws, '2020-01-01', ws, 1);
+	INSERT INTO cdp_data.erasure (workspace_id, erased_at, erased_by, reason, scope, tokens, fragments) VALUES (ws, now(), 'x', '', 'profile', '{}', '{}');
+$$;
+SELECT plant_rest(a), plant_rest(b) FROM of;
+CREATE TEMP TABLE before AS SELECT r.* FROM of, rows_of(a) r;
+
+SELECT is_empty($$SELECT r.table_name FROM of, rows_of(b) r WHERE n = 0$$, 'every table holds something of b: a new one needs a row here');
+SELECT throws_ok($$SELECT cdp.drop_workspace('absent')$$, '42704', NULL, 'only workspaces that exist are dropped');
+SELECT is(cdp.drop_workspace('b') -> 'dry_run', 'true', 'at first nothing happens');
+SELECT is(cdp.drop_workspace('b') #>> '{rows,event}', '1', 'but the rows are counted');
+SELECT is_empty($$SELECT r.table_name FROM of, rows_of(b) r WHERE n = 0$$, 'and are still there');
+SET LOCAL ROLE regress_officer;
+SELECT throws_ok($$SELECT cdp.drop_workspace('b', false)$$, '42501', NULL, 'a privacy officer drops none');
+RESET ROLE;
+SAVEPOINT kept;
+SELECT bag_eq($$SELECT key COLLATE "C", value::bigint FROM jsonb_each_text(cdp.drop_workspace('b', false) -> 'rows')$$,
+	$$SELECT table_name::text, n FROM before WHERE table_name <> 'source' UNION ALL SELECT 'source', 1$$, 'all of b is deleted');
+SELECT is_empty($$SELECT r.table_name FROM of, rows_of(b) r WHERE n > 0$$, 'nothing of it is left in any table');
+SELECT is_empty($$SELECT * FROM before EXCEPT SELECT r.* FROM of, rows_of(a) r$$, 'and nothing of the other one is gone');
+SELECT throws_ok($$SELECT cdp.drop_workspace('b')$$, '42704', NULL, 'b is unknown now');
+SELECT throws_ok($$SELECT * FROM cdp.ingest('{}', 'web')$$, '55000', NULL, 'of two sources of one name there is one');
+SELECT throws_ok($$SELECT cdp.drop_workspace('default', false)$$, '55000', NULL, 'the last workspace can not be dropped');
+SELECT is(cdp.current_workspace(), NULL, 'one workspace is left, but nobody works in it who was not granted it');
+SET LOCAL ROLE regress_officer;
+SELECT is((SELECT count(*) FROM cdp.profile), 0::bigint, 'who worked in the other one does not see it');
+SET LOCAL ROLE regress_analyst;
+SELECT results_eq($$SELECT profile_id FROM cdp.profile$$, ARRAY[1000::bigint], 'who was granted it does');
+RESET ROLE;
+SELECT lives_ok($$SELECT cdp.grant_workspace('public', 'default')$$, 'it can be granted to everybody again');
+SELECT is(cdp.current_workspace(), a, 'and a superuser works in it') FROM of;
+SELECT lives_ok($$SELECT cdp.revoke_workspace('public', 'default')$$, 'that can be taken back');
+SELECT lives_ok($$SELECT cdp.create_workspace('b')$$, 'the name is free');
+SELECT cmp_ok(workspace_id, '>', b, 'but the number was never used') FROM of, cdp_data.workspace WHERE name = 'b';
+SELECT throws_ok($$SELECT cdp.grant_workspace('public', 'b')$$, '55000', NULL, 'of two, none is granted to everybody');
+SELECT is_empty($$SELECT r.table_name FROM of, rows_of(b) r WHERE n > 0$$, 'and nothing comes back');
+ROLLBACK TO kept;
+SELECT is_empty($$SELECT r.table_name FROM of, rows_of(b) r WHERE n = 0$$, 'rolled back, all is there');
+SET LOCAL ROLE regress_officer;
+SELECT results_eq($$SELECT profile_id FROM cdp.profile$$, ARRAY[2000::bigint], 'and is seen');
+RESET ROLE;
+SELECT lives_ok($$SELECT cdp.drop_workspace('default', false)$$, 'the first workspace is like any other');
+SELECT throws_ok($$SELECT * FROM cdp.ingest('{}')$$, '42704', NULL, 'the source sql went with it');
+SELECT lives_ok($$SELECT cdp.create_source('sql', workspace => 'b')$$, 'another one can have its own');
+SELECT lives_ok($$SELECT * FROM cdp.ingest('{}')$$, 'which is the default then');
+ROLLBACK TO kept;
+
+-- ---------------------------------------------------------------- names of sources
+SELECT throws_ok($$SELECT cdp.pause_source('web')$$, '42501', NULL, 'a superuser who works in none of two can not mean one');
+GRANT regress_analyst TO regress_admin;
+SET LOCAL ROLE regress_admin;
+SELECT lives_ok($$SELECT cdp.pause_source('web')$$, 'an admin means that of the own workspace');
+RESET ROLE;
+SELECT results_eq($$SELECT workspace_id, paused FROM cdp_data.source WHERE name = 'web' ORDER BY 1$$,
+	$$SELECT a, true FROM of UNION ALL SELECT b, false FROM of$$, 'and no other');
+SET LOCAL ROLE regress_admin;
+SELECT throws_ok($$SELECT cdp.create_source('web')$$, '42710', NULL, 'a name is taken once in a workspace');
+SELECT throws_ok($$SELECT cdp.create_source('x', workspace => 'b')$$, '42501', NULL, 'an admin makes none elsewhere');
+
+-- ---------------------------------------------------------------- what an admin grants
+SELECT lives_ok($$SELECT cdp.grant_workspace('regress_nobody', 'default')$$, 'an admin grants the own workspace');
+SELECT throws_ok($$SELECT cdp.grant_workspace('regress_officer', 'default')$$, '42501', NULL, 'but not to who works in another one: that would lock him out');
+SELECT throws_ok($$SELECT cdp.grant_workspace('cdp_privacy_officer', 'default')$$, '42501', NULL, 'nor to a group that he is in');
+SELECT throws_ok($$SELECT cdp.grant_workspace('public', 'default')$$, '42501', NULL, 'nor to everybody');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -193,8 +193,9 @@ def pause_and_drop(world):
     world.send('paused', ['paused-1'])
     world.caught_up('paused', 'consumed before the pause')
     world.server.rows("SELECT cdp.pause_source('paused')")
-    tap.wait_for(lambda: world.server.value("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%paused%'"
-                                            " AND backend_type LIKE 'cdp source%'"), 'its worker stops', good=lambda n: n == 0)
+    tap.wait_for(lambda: world.server.value("SELECT count(*) FROM pg_stat_activity JOIN cdp_data.source s"
+                                            " ON application_name = 'cdp source ' || s.source_id WHERE s.name = 'paused'"),
+                 'its worker stops', good=lambda n: n == 0)
     world.send('paused', ['paused-2'])
     tap.same(world.ids('paused'), ['paused-1'], 'a paused source consumes nothing')
     world.server.rows("SELECT cdp.resume_source('paused')")

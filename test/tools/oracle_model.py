@@ -105,16 +105,16 @@ def alias_classes(links, retracted):
     return {i: min(g) for i, g in groups.of.items()}
 
 
-def fold(policy, namespaces, links, alone, retracted=(), apart=()):
+def fold(policy, namespaces, links, alone, retracted=(), apart=(), sticky=()):
     """F for the policies components and demote.
 
     links: {(kind, members): moment}, moment = (evidence time, message id), members strongest first (calls: id, other);
     kinds: o observed, a alias, i identify call, l alias call.  alone: {identifier: moment}.
-    retracted: links; apart: pairs of identifiers.
+    retracted: links; apart: pairs of identifiers; sticky: shared before.
     Returns ({identifier: group number or None if demoted}, {link: identifier its events follow}, warnings, shared).
     """
     key = strength(namespaces)
-    shared = shared_identifiers(namespaces, links)
+    shared = shared_identifiers(namespaces, links) | set(sticky)
     one = alias_classes(links, retracted)
     ages = {}
     for i, moment in [*alone.items(), *((m, moment) for (_, ms), moment in links.items() for m in ms)]:
@@ -248,6 +248,7 @@ class Event:
     sent: object
     received: int
     occurred: int
+    nobody: bool = False        # it had two owners before one of them was forgotten
 
     @property
     def evidence(self):
@@ -287,8 +288,8 @@ class World:
     def __init__(self, policy, namespaces):
         self.policy, self.namespaces = policy, {n.name: n for n in namespaces}
 
-    def presented(self, kind, raw):
-        """The link (kind, members) of an event of this type; None when it presents nobody."""
+    def found(self, raw):
+        """Identifiers that count."""
         found = set()
         for name, value in raw:
             ns = self.namespaces.get(name)
@@ -296,6 +297,11 @@ class World:
                 value = ns.normalise(value)
                 if ns.accepts(value):
                     found.add((name, value))
+        return found
+
+    def presented(self, kind, raw):
+        """The link (kind, members) of an event of this type; None when it presents nobody."""
+        found = self.found(raw)
         alias = kind == 'alias'
         for ns in self.namespaces.values():
             if ns.unique and not (alias and ns.name == 'user_id') and sum(i[0] == ns.name for i in found) > 1:
@@ -306,10 +312,13 @@ class World:
 
     def state(self, deliveries):
         """deliveries: {message key: [(message, record time)]}.  Returns (people, {key: (event, person or None)}, demoted identifiers)."""
-        events = {k: event_of(d) for k, d in deliveries.items()}
+        return self.state_of({k: event_of(d) for k, d in deliveries.items()})[:3]
+
+    def links_of(self, events):
+        """Evidence of events: (links, alone, {key: anchor})."""
         links, alone, anchors = {}, {}, {}
         for k, e in events.items():
-            anchor = anchors[k] = self.presented(e.type, e.raw)
+            anchor = anchors[k] = None if e.nobody else self.presented(e.type, e.raw)
             moment = (e.evidence, e.message_id or '')
             if anchor is None:
                 continue
@@ -317,7 +326,12 @@ class World:
                 alone[anchor[1][0]] = min(alone.get(anchor[1][0], moment), moment, key=lambda m: (m[0], m[1].encode()))
             else:
                 links[anchor] = min(links.get(anchor, moment), moment, key=lambda m: (m[0], m[1].encode()))
-        profile, follows, _, _ = fold(self.policy, self.namespaces, links, alone)
+        return links, alone, anchors
+
+    def state_of(self, events, sticky=()):
+        """The same from {key: event}; sticky: identifiers that were shared before.  Returns the shared ones, too."""
+        links, alone, anchors = self.links_of(events)
+        profile, follows, _, shared = fold(self.policy, self.namespaces, links, alone, sticky=set(sticky) & self.presented_by(links, alone))
         people = {}
         for i, p in profile.items():
             if p is not None:
@@ -332,7 +346,80 @@ class World:
         for p in people.values():
             p.identifiers = frozenset(p.identifiers)
             p.traits = declared_traits(p.events)
-        return list(people.values()), owner, {i for i, p in profile.items() if p is None}
+        return list(people.values()), owner, {i for i, p in profile.items() if p is None}, shared
+
+    @staticmethod
+    def presented_by(links, alone):
+        return set(alone) | {m for _, members in links for m in members}
+
+    # ---------------------------------------------------------------- forgetting (R47, R48)
+
+    def forget(self, events, sticky, identifier):
+        """Without the person who has the identifier: (events, its tokens, all identifiers that go)."""
+        people, owner, demoted, shared = self.state_of(events, sticky)
+        person = next(p for p in people if identifier in p.identifiers)
+        living = {i for p in people for i in p.identifiers} - shared
+        whose = lambda who: {i for k, e in events.items() if owner[k][1] and who(owner[k][1]) for i in self.found(e.raw)}
+        mine, others = whose(lambda p: p is person), whose(lambda p: p is not person and p.identifiers & living)
+        company = (mine - others) - living
+        tokens = set(person.identifiers) | (company & demoted)
+        gone = tokens | (company & shared)
+        left = {}
+        for k, e in events.items():
+            if owner[k][1] is person:
+                continue
+            claimed = sorted(self.found(e.raw), key=strength(self.namespaces))
+            two = self.presented(e.type, e.raw) is None
+            if two or e.nobody:
+                left[k] = self.strip(e, tokens, nobody=True)
+            elif not gone & set(claimed):
+                left[k] = e
+            elif claimed[0] not in gone:
+                left[k] = self.strip(e, gone)
+        return left, tokens, gone
+
+    def admit(self, e, tokens):
+        """An event that is older than the forgetting of these: None, or without them."""
+        claimed = sorted(self.found(e.raw), key=strength(self.namespaces))
+        if not tokens & set(claimed):
+            return e
+        if claimed[0] in tokens:
+            return None
+        return self.strip(e, tokens & set(claimed), nobody=self.presented(e.type, e.raw) is None)
+
+    def is_one_of(self, idents, value):
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            return False
+        return any(i in idents for i in ((n.name, n.normalise(str(value))) for n in self.namespaces.values()))
+
+    def strip(self, e, idents, nobody=False):
+        """The event without these identifiers: their fields, and where they stand for themselves."""
+        def telling(value):
+            text = str(value)
+            return len(text.encode()) >= (9 if set(text) <= set('0123456789.+-') else 6)
+
+        def without(value, named):
+            if isinstance(value, dict):
+                return {k: without(v, names_identifier(k)) for k, v in value.items()
+                        if not (telling(k) and self.is_one_of(idents, k)) and not scalar(v, names_identifier(k))}
+            if isinstance(value, list):
+                return [without(v, named) for v in value if not scalar(v, named)]
+            return value
+
+        def scalar(value, named):
+            return not isinstance(value, (dict, list)) and (named or telling(value)) and self.is_one_of(idents, value)
+
+        if not any(i in idents for i in self.found(e.raw)):
+            return e
+        field = lambda v: None if v is not None and self.is_one_of(idents, v) else v
+        traits = without(e.traits, False)
+        return dataclasses.replace(e, user_id=field(e.user_id), anonymous_id=field(e.anonymous_id), properties=without(e.properties, False), traits=traits,
+                                   context=without(e.context, False), declared=(traits or {}) if e.type == 'identify' else {}, nobody=e.nobody or nobody,
+                                   raw=[r for r in e.raw if not self.found([r]) & idents])
+
+
+def names_identifier(key):
+    return key in ('id', 'userid') or key.endswith(('Id', 'ID', 'Ids', '_id', '-id', '.id', '_ids', 'mail', 'phone', 'Phone', 'token', 'Token'))
 
 
 def declared_traits(events):
@@ -344,3 +431,46 @@ def declared_traits(events):
             if k not in best or best[k][0] < order:
                 best[k] = (order, v)
     return {k: v for k, (_, v) in best.items() if v is not None}
+
+
+# ---------------------------------------------------------------- purging (R27, R31)
+
+class Purged:
+    """A workspace some of whose events were purged: what they said of who is who, and of traits, stays."""
+
+    def __init__(self, world, events):
+        self.world, self.live, self.watermark = world, dict(events), None
+        self.gone = {}              # {(n, key): (event, identifiers of whose it was, or None)}
+
+    def everything(self):
+        return {**{k: e for k, (e, _) in self.gone.items()}, **self.live}
+
+    def purge(self, watermark):
+        """Raise the watermark; how many events went."""
+        self.watermark = watermark if self.watermark is None else max(self.watermark, watermark)
+        owner = self.world.state_of(self.everything())[1]
+        went = [k for k, e in self.live.items() if e.occurred < self.watermark]
+        for k in went:
+            person = owner[k][1]
+            self.gone[len(self.gone), k] = (self.live.pop(k), person and person.identifiers)
+        return len(went)
+
+    def deliver(self, coming, events_of):
+        """Deliveries below the watermark are refused; others belong to an event that is stored, or are a new one."""
+        taken = [d for d in coming if times(d.message, d.record_time)[3] >= self.watermark]
+        stored = set(self.live)
+        for k, e in events_of(taken).items():
+            self.live[k] = min((self.live[k], e), key=lambda x: x.received) if k in stored else e
+
+    def state(self):
+        """As World.state(), of the events that are stored; traits are None where those of purged events may lie with somebody else."""
+        people, owner, demoted, _ = self.world.state_of(self.everything())
+        unsure = set()
+        for k, (_, whose) in self.gone.items():
+            if whose and not whose <= owner[k][1].identifiers:
+                unsure |= whose | owner[k][1].identifiers
+        for p in people:
+            p.events = [e for e in p.events if any(e is live for live in self.live.values())]
+            if p.identifiers & unsure:
+                p.traits = None
+        return people, {k: owner[k] for k in self.live}, demoted

@@ -3,11 +3,14 @@
  *
  * unit_json compares the scanner with jsonb_in on one text, unit_mutate on
  * many that it makes by damaging some; unit_decode shows what becomes of
- * messages; the _ns functions measure.
+ * messages; unit_fuzz damages messages, for a build with sanitizers; the _ns
+ * functions measure.
  */
 #include "postgres.h"
 
+#include <fcntl.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -197,10 +200,29 @@ init_source(CdpSource *source, const char *format, Jsonb *options)
 	if (OPTION("infinity"))
 		source->max_future = PG_INT64_MAX;
 	source->email_from_properties = OPTION("email_from_properties");
+	source->batch = OPTION("batch");
 	source->skew = OPTION("segment") ? CDP_SKEW_SEGMENT : OPTION("none") ? CDP_SKEW_NONE : CDP_SKEW_QUANTUM;
 #undef OPTION
 	if (source->format->compile)
 		source->mapping = source->format->compile(options);
+}
+
+/* names and values of headers, one after the other */
+static CdpHeader *
+make_headers(ArrayType *texts, int *nheaders)
+{
+	Datum	   *values;
+	bool	   *nulls;
+	int			n;
+	CdpHeader  *headers;
+
+	deconstruct_array(texts, BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &n);
+	headers = palloc0((n / 2 + 1) * sizeof(CdpHeader));
+	for (int i = 0; i < n; i++)
+		if (!nulls[i])
+			*(i % 2 ? &headers[i / 2].value : &headers[i / 2].name) = str_of(DatumGetByteaPP(values[i]));
+	*nheaders = n / 2;
+	return headers;
 }
 
 static CdpBatch *
@@ -262,8 +284,8 @@ presented_text(const CdpEvent *ev)
 	return (CdpStr) {buf.data, buf.len};
 }
 
-/* ordinal, item, reason, detail, raw, message_id, then the columns of an event */
-#define UNIT_COLUMNS 22
+/* ordinal, item, reason, detail, raw, message_id, then the columns of an event, and shared */
+#define UNIT_COLUMNS 23
 
 static void
 put_reject(Tuplestorestate *store, TupleDesc desc, const CdpReject *r)
@@ -279,6 +301,7 @@ put_reject(Tuplestorestate *store, TupleDesc desc, const CdpReject *r)
 	v[3] = text_or_null(r->detail ? cdp_str(r->detail) : CDP_STR_NONE, &n[3]);
 	v[4] = text_or_null(r->raw, &n[4]);	/* bytea and text look alike */
 	v[5] = text_or_null(r->message_id, &n[5]);
+	v[22] = text_or_null(r->shared, &n[22]);
 	tuplestore_putvalues(store, desc, v, n);
 }
 
@@ -311,6 +334,7 @@ put_event(Tuplestorestate *store, TupleDesc desc, CdpSource *source, CdpEvent *e
 	v[19] = CStringGetTextDatum(psprintf("%c", ev->link_kind));
 	v[20] = text_or_null(presented_text(ev), &n[20]);
 	v[21] = Int64GetDatum((int64) ev->fingerprint);
+	v[22] = text_or_null(ev->shared, &n[22]);
 	tuplestore_putvalues(store, desc, v, n);
 }
 
@@ -326,6 +350,14 @@ unit_decode(PG_FUNCTION_ARGS)
 	InitMaterializedSRF(fcinfo, 0);
 	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
 	batch = make_batch(&source, PG_GETARG_ARRAYTYPE_P(2), record_time);
+	for (int i = 0; i < batch->nmessages; i++)
+	{
+		if (!PG_ARGISNULL(4))
+			batch->messages[i].headers = make_headers(PG_GETARG_ARRAYTYPE_P(4), &batch->messages[i].nheaders);
+		if (!PG_ARGISNULL(5))
+			batch->messages[i].key = str_of(PG_GETARG_BYTEA_PP(5));
+		batch->messages[i].repaired = PG_GETARG_BOOL(6);
+	}
 	cdp_decode(batch);
 	for (int i = 0; i < batch->nevents; i++)
 		put_event(rsinfo->setResult, rsinfo->setDesc, &source, &batch->events[i]);
@@ -334,50 +366,240 @@ unit_decode(PG_FUNCTION_ARGS)
 	return (Datum) 0;
 }
 
-/* damaged messages through a decoder; how many became events, rejects */
-PG_FUNCTION_INFO_V1(unit_mutate_messages);
+/* ---------------------------------------------------------------- fuzzing */
+
+#ifdef UNIT_SANITIZED
+
+#define POOL 256				/* messages to damage: those given, then such as became events */
+#define MAX_POOLED (64 * 1024)
+#define INPUT "fuzz.input"		/* in the data directory: the message at hand, for who looks for the cause */
+
+/* its own malloc, so that a sanitizer sees whoever reads past its end */
+static CdpStr
+exact(CdpStr s)
+{
+	char	   *copy = malloc(Max(s.len, 1));
+
+	memcpy(copy, s.s, s.len);
+	return (CdpStr) {copy, s.len};
+}
+
+static void
+write_input(int fd, const CdpMessage *msg)
+{
+	StringInfoData buf;
+
+	initStringInfo(&buf);
+	for (int i = 0; i < msg->nheaders; i++)
+	{
+		appendBinaryStringInfo(&buf, msg->headers[i].name.s, msg->headers[i].name.len);
+		appendStringInfoString(&buf, ": ");
+		appendBinaryStringInfo(&buf, msg->headers[i].value.s, msg->headers[i].value.len);
+		appendStringInfoChar(&buf, '\n');
+	}
+	appendBinaryStringInfo(&buf, msg->body.s, msg->body.len);
+	if (ftruncate(fd, 0) != 0 || pwrite(fd, buf.data, buf.len, 0) != buf.len)
+		elog(ERROR, "could not write %s", INPUT);
+}
+
+/* every byte is looked at; jsonb is printed, which walks all of it */
+static uint64
+touch(const CdpEvent *ev)
+{
+	uint64		sum = 0;
+	CdpStr		texts[] = {ev->type, ev->name, ev->message_id, ev->user_id, ev->anonymous_id, ev->raw, ev->shared};
+	Jsonb	   *documents[] = {ev->properties, ev->traits, ev->context};
+
+	for (int i = 0; i < lengthof(texts); i++)
+		for (uint32 k = 0; k < texts[i].len; k++)
+			sum += (unsigned char) texts[i].s[k];
+	for (int i = 0; i < ev->npresented; i++)
+	{
+		sum = cdp_fingerprint_text(sum, ev->presented[i].namespace_name);
+		sum = cdp_fingerprint_text(sum, ev->presented[i].value);
+	}
+	for (int i = 0; i < lengthof(documents); i++)
+		if (documents[i])
+			sum += strlen(JsonbToCString(NULL, &documents[i]->root, VARSIZE(documents[i])));
+	return sum;
+}
+
+static void
+check_batch(const CdpBatch *batch, const CdpMessage *msg)
+{
+	if (batch->nevents + batch->nrejects + batch->ntombstones == 0)
+		elog(ERROR, "a message became nothing");
+	for (int i = 0; i < batch->nevents; i++)
+	{
+		const CdpEvent *ev = &batch->events[i];
+
+		if (ev->npresented < 1 || ev->npresented > CDP_MAX_IDENTIFIERS || ev->message_id.len > 1024 || ev->type.s == NULL)
+			elog(ERROR, "an event is beyond the limits");
+		if (ev->raw.len > 0 && (ev->raw.s < msg->body.s || ev->raw.s + ev->raw.len > msg->body.s + msg->body.len))
+			elog(ERROR, "the bytes of an event are not in its message");
+		(void) touch(ev);
+	}
+	for (int i = 0; i < batch->nrejects; i++)
+		if (batch->rejects[i].reason >= CDP_REASON_COUNT)
+			elog(ERROR, "a reject has no reason");
+}
+
+/* a message of the pool, damaged or spliced with another one; sometimes as it is */
+static CdpStr
+next_body(const CdpStr *pool, int n, pg_prng_state *state)
+{
+	CdpStr		a = pool[pg_prng_uint64_range(state, 0, n - 1)];
+	CdpStr		b = pool[pg_prng_uint64_range(state, 0, n - 1)];
+	uint32		head = pg_prng_uint64_range(state, 0, a.len);
+	uint32		tail = pg_prng_uint64_range(state, 0, b.len);
+	char	   *spliced;
+
+	switch (pg_prng_uint64_range(state, 0, 7))
+	{
+		case 0:
+			return a;
+		case 1:
+			spliced = palloc(head + tail + 1);
+			memcpy(spliced, a.s, head);
+			memcpy(spliced + head, b.s + b.len - tail, tail);
+			return (CdpStr) {spliced, head + tail};
+		default:
+			return mutate(a, state);
+	}
+}
+
+/* the same headers, one of them damaged or gone */
+static void
+next_headers(CdpMessage *msg, const CdpHeader *headers, int n, pg_prng_state *state)
+{
+	int			at = n > 0 ? pg_prng_uint64_range(state, 0, n - 1) : 0;
+
+	msg->headers = palloc((n + 1) * sizeof(CdpHeader));
+	msg->nheaders = n;
+	for (int i = 0; i < n; i++)
+	{
+		bool		name = i == at && pg_prng_uint64_range(state, 0, 7) == 0;
+		bool		value = i == at && pg_prng_uint64_range(state, 0, 1) == 0;
+
+		msg->headers[i].name = exact(name ? mutate(headers[i].name, state) : headers[i].name);
+		msg->headers[i].value = exact(value ? mutate(headers[i].value, state) : headers[i].value);
+	}
+	if (n > 0 && pg_prng_uint64_range(state, 0, 15) == 0)
+	{
+		free((char *) msg->headers[at].value.s);
+		msg->headers[at].value = CDP_STR_NONE;
+	}
+}
+
+/* one message through the decoder; true: it became events */
+static bool
+fuzz_one(CdpSource *source, MemoryContext cxt, CdpMessage *msg, int64 *counts)
+{
+	CdpBatch	batch = {.cxt = cxt,.source = source,.messages = msg,.nmessages = 1};
+
+	cdp_decode(&batch);
+	for (int i = 0; i < batch.nevents; i++)
+		cdp_event_times(source, &batch.events[i]);
+	check_batch(&batch, msg);
+	counts[0]++;
+	counts[1] += batch.nevents;
+	counts[2] += batch.nrejects;
+	return batch.nevents > 0;
+}
+
+static void
+free_message(CdpMessage *msg)
+{
+	for (int i = 0; i < msg->nheaders; i++)
+	{
+		free((char *) msg->headers[i].name.s);
+		free((char *) msg->headers[i].value.s);
+	}
+	free((char *) msg->body.s);
+	free((char *) msg->key.s);
+	free((char *) msg->shared.s);
+}
+
+/* what became events is damaged further */
+static void
+keep_in_pool(CdpStr *pool, int *npool, int given, CdpStr body, pg_prng_state *state)
+{
+	int			at = *npool;
+
+	if (body.len > MAX_POOLED || given >= POOL)
+		return;
+	if (*npool < POOL)
+		(*npool)++;
+	else
+	{
+		at = pg_prng_uint64_range(state, given, POOL - 1);
+		free((char *) pool[at].s);
+	}
+	pool[at] = exact(body);
+}
+
+static double
+seconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec + now.tv_nsec / 1e9;
+}
+
+
+/* (format, options, messages, headers, seconds, seed): how many messages, events, rejects */
+PG_FUNCTION_INFO_V1(unit_fuzz);
 Datum
-unit_mutate_messages(PG_FUNCTION_ARGS)
+unit_fuzz(PG_FUNCTION_ARGS)
 {
 	CdpSource	source;
-	CdpStr		given = str_of(PG_GETARG_BYTEA_PP(2));
+	CdpStr		pool[POOL];
+	int			npool = 0,
+				given,
+				nheaders,
+				mark;
+	CdpHeader  *headers = make_headers(PG_GETARG_ARRAYTYPE_P(3), &nheaders);
 	pg_prng_state state;
-	CdpBatch	batch = {0};
 	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "batch", ALLOCSET_DEFAULT_SIZES);
-	int			nevents = 0,
-				nrejects = 0;
+	double		end = seconds_now() + PG_GETARG_FLOAT8(4);
+	int64		counts[3] = {0};
+	Datum	   *values;
+	bool	   *nulls;
+	int			fd = open(INPUT, O_CREAT | O_WRONLY, 0600);
 
 	init_source(&source, text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_JSONB_P(1));
-	pg_prng_seed(&state, PG_GETARG_INT64(4));
-	for (int i = 0; i < PG_GETARG_INT32(3); i++)
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(2), BYTEAOID, -1, false, TYPALIGN_INT, &values, &nulls, &given);
+	for (; npool < Min(given, POOL); npool++)
+		pool[npool] = exact(str_of(DatumGetByteaPP(values[npool])));
+	pg_prng_seed(&state, PG_GETARG_INT64(5));
+	mark = unit_mark();
+	while (seconds_now() < end)
 	{
 		MemoryContext old = MemoryContextSwitchTo(cxt);
-		CdpMessage	msg = {0};
-		char	   *exact;
+		CdpMessage	msg = {.partition = -1,.offset = -1,.record_time = CDP_NO_TIME};
 
-		msg.record_time = CDP_NO_TIME;
-		msg.body = mutate(given, &state);
-		/* its own malloc, so that valgrind sees whoever reads past its end */
-		exact = malloc(Max(msg.body.len, 1));
-		memcpy(exact, msg.body.s, msg.body.len);
-		msg.body.s = exact;
-		memset(&batch, 0, sizeof(batch));
-		batch.cxt = cxt;
-		batch.source = &source;
-		batch.messages = &msg;
-		batch.nmessages = 1;
-		cdp_decode(&batch);
-		for (int k = 0; k < batch.nevents; k++)
-			cdp_event_times(&source, &batch.events[k]);
-		nevents += batch.nevents;
-		nrejects += batch.nrejects;
-		free(exact);
+		msg.body = exact(next_body(pool, npool, &state));
+		next_headers(&msg, headers, nheaders, &state);
+		if (pg_prng_uint64_range(&state, 0, 7) == 0)
+			msg.key = exact(pool[pg_prng_uint64_range(&state, 0, npool - 1)]);
+		if (pg_prng_uint64_range(&state, 0, 7) == 0)
+			msg.shared = exact(next_body(pool, npool, &state));
+		msg.repaired = pg_prng_uint64_range(&state, 0, 7) == 0;
+		write_input(fd, &msg);
+		if (fuzz_one(&source, cxt, &msg, counts))
+			keep_in_pool(pool, &npool, given, msg.body, &state);
+		free_message(&msg);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(cxt);
+		unit_free_to(mark);
 		CHECK_FOR_INTERRUPTS();
 	}
-	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%d events, %d rejects", nevents, nrejects)));
+	close(fd);
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf(INT64_FORMAT " messages, " INT64_FORMAT " events, " INT64_FORMAT " rejects",
+											  counts[0], counts[1], counts[2])));
 }
+#endif
 
 /* ns per event: these messages as batches, so many times */
 PG_FUNCTION_INFO_V1(unit_decode_ns);
