@@ -18,7 +18,11 @@ BEGIN
 		'cdp_privacy_officer', 'cdp_auditor']
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) role) THEN
-			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			BEGIN
+				EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			EXCEPTION WHEN duplicate_object OR unique_violation THEN
+				NULL;			-- made by CREATE EXTENSION in another database meanwhile
+			END;
 		END IF;
 	END LOOP;
 	IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'cdp_owner'
