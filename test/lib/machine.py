@@ -13,6 +13,7 @@ import pwd
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -107,6 +108,22 @@ def run(command, **arguments):
     if done.returncode:
         raise RuntimeError(f'{" ".join(command)} ended with {done.returncode}:\n{done.stdout}')
     return done.stdout
+
+
+class Clock:
+    """A wall clock of its own for the processes that are started under its wrapper."""
+
+    def __init__(self, directory):
+        library = os.path.join(directory, 'shifted_clock.so')
+        run(['cc', '-O2', '-shared', '-fPIC', '-o', library, os.path.join(ROOT, 'test', 'lib', 'shifted_clock.c')])
+        self.path = os.path.join(directory, 'clock')
+        self.shift(0)
+        self.wrapper = ['env', 'LD_PRELOAD=' + library, 'CDP_TEST_CLOCK=' + self.path]
+
+    def shift(self, seconds):
+        """Step it to so many seconds from the real time."""
+        with open(self.path, 'r+b' if os.path.exists(self.path) else 'wb') as f:
+            f.write(struct.pack('=q', round(seconds * 1000000)))
 
 
 def free_port():
