@@ -258,9 +258,10 @@ run_as_owner(const char *sql, const char *text, int32 number, int expected)
 
 /* One at a time; who reads the table is not kept waiting. */
 static void
-lock_workspaces(void)
+lock_workspaces(const char *function)
 {
 	require_superuser();
+	PreventCommandDuringRecovery(function);
 	cdp_version_require();
 	LockRelationOid(cdp_table(CDP_T_WORKSPACE), ShareRowExclusiveLock);
 }
@@ -289,7 +290,7 @@ cdp_sql_create_workspace(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	lock_workspaces();
+	lock_workspaces("create_workspace");
 	run_as_owner("INSERT INTO cdp_data.workspace (name)"
 				 " SELECT $1 WHERE $2 OPERATOR(pg_catalog.=) 0", name, 0, SPI_OK_INSERT);
 	run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"
@@ -310,7 +311,7 @@ cdp_sql_drop_workspace(PG_FUNCTION_ARGS)
 	CdpWorkspace *w;
 	Datum		report;
 
-	lock_workspaces();
+	lock_workspaces("drop_workspace");
 	w = cdp_workspace_by_name(name);
 	if (list_length(cdp_workspace_ids()) == 1)
 		ereport(ERROR,
