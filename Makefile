@@ -28,7 +28,7 @@ endif
 
 # ---------------------------------------------------------------- what is built of what
 
-KAFKA_OBJS = src/source/kafka.o
+KAFKA_OBJS = src/source/kafka.o src/source/kafka_ask.o
 OBJS = $(patsubst %.c,%.o,$(filter-out $(KAFKA_OBJS:.o=.c),$(sort $(wildcard src/*.c src/*/*.c))))
 
 # The order matters: each room may use what stands before it.

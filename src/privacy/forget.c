@@ -284,10 +284,11 @@ attempt(const Request *r, Outcome *o)
 		ReThrowError(error);
 }
 
+/* all that is stored now, also what a wrong clock dated into the future */
 static void
 search_mentions(const Request *r, Outcome *o)
 {
-	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, cdp_clock(), r->dry_run, &o->mentions);
+	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, cdp_clock(), DT_NOEND, r->dry_run, &o->mentions);
 }
 
 /* false: the target is gone */

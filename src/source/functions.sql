@@ -75,7 +75,15 @@ CREATE FUNCTION cdp.source_partitions(OUT source_id integer, OUT topic_no intege
 REVOKE ALL ON FUNCTION cdp.source_partitions() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.source_partitions() TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.source_partitions() IS
-'What the source workers of the caller''s workspace know of their partitions (256 of each worker): number of the topic in the source''s list, end as the broker said at end_at, records per second. Behind cdp.source_status.';
+'What the source workers of the caller''s workspace know of their partitions (256 of each worker): number of the topic in the source''s list, ready: it is being read, end as the broker said at end_at, records per second. Behind cdp.source_status.';
+
+CREATE FUNCTION cdp.source_errors(OUT source_id integer, OUT worker integer, OUT topic_no integer, OUT last_error text, OUT last_error_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'cdp_sql_source_errors';
+REVOKE ALL ON FUNCTION cdp.source_errors() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.source_errors() TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+COMMENT ON FUNCTION cdp.source_errors() IS
+'The last trouble of each source worker of the caller''s workspace with each topic, by its number in the source''s list (16 of them), and with everything (topic_no is NULL). Behind cdp.source_status.';
 
 CREATE FUNCTION cdp.server_status(OUT severity text, OUT item text, OUT message text, OUT hint text) RETURNS SETOF record
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_server_status';

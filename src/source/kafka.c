@@ -1,6 +1,6 @@
 /*
  * kafka.c: the door to Kafka, built as cdp_kafka.so, which only source workers
- * load.  Nothing else in the project includes librdkafka.
+ * load.  Nothing else in the project but kafka_ask.c includes librdkafka.
  *
  * Threads.  librdkafka runs threads of its own; they block all signals and run
  * nothing of ours but on_certificate(), which notes a number: errors and log
@@ -29,13 +29,14 @@
  * compressed size: 16-byte messages compressed 60-fold make 200 MB of 512 kB.
  * A single message may be bigger than all this; the broker sends it alone.
  *
- * Blocking.  No call lasts longer than CALL_MS: what the broker has not
- * answered by then is an error "timed out", and the caller asks again.  A
- * broker answers the requests of a connection one after the other, and a Fetch
- * waits there for messages, so questions have a handle, and connections, of
- * their own.  rd_kafka_query_watermark_offsets() waits for socket.timeout.ms in
- * librdkafka 2.0; rd_kafka_offsets_for_times() keeps its time and sends the
- * same request.
+ * Blocking.  No call lasts longer than 200 ms.  What the cluster has not
+ * answered by then (partitions, offsets) is "not yet": a thread goes on asking,
+ * and the caller asks again (kafka_ask.c).  A broker answers the requests of a
+ * connection one after the other, and a Fetch waits there for messages, so
+ * questions have a handle, and connections, of their own.
+ * rd_kafka_query_watermark_offsets() waits for socket.timeout.ms in librdkafka
+ * 2.0; rd_kafka_offsets_for_times() keeps its time, sends the same request, and
+ * asks for many partitions at once.
  *
  * Imprecise: an out-of-range event may be older than the last assign; the
  * caller looks at offsets() before it acts.
@@ -51,16 +52,15 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <librdkafka/rdkafka.h>
-
 #include "fmgr.h"
 #include "port/atomics.h"
 
+#include "source/kafka_ask.h"
 #include "source/source.h"
 
 PG_MODULE_MAGIC;
 
-#define CALL_MS				200 /* longest call, milliseconds */
+#define ANSWER_MS			50	/* the answer of a cluster that is near comes within */
 #define CLOSE_MS			1000	/* longest close; the process ends afterwards */
 #define TAKE_MESSAGES		100 /* taken from the library's queue at once */
 #define MAX_EVENTS			16	/* kept until next_error */
@@ -126,7 +126,8 @@ typedef struct Event
 struct CdpConsumer
 {
 	rd_kafka_t *rk;				/* fetches */
-	rd_kafka_t *asker;			/* asks for partitions and offsets */
+	rd_kafka_t *askee;			/* is asked for partitions and offsets */
+	Asker	   *asker;			/* by this thread */
 	rd_kafka_queue_t *queue;
 	int			wakeup[2];		/* pipe; the library writes a byte when its queue fills */
 	bool		nudge;			/* the library needs to be woken */
@@ -144,6 +145,7 @@ struct CdpConsumer
 				max_kept;
 
 	CdpPartition *found;		/* answer of partitions() */
+	char		found_topic[TOPIC_BYTES];
 	int			nfound,
 				max_found;
 
@@ -384,7 +386,8 @@ start_library(rd_kafka_conf_t *conf, char *why)
 static bool
 start_handles(CdpConsumer *c, rd_kafka_conf_t *conf, char *why)
 {
-	c->asker = start_library(rd_kafka_conf_dup(conf), why);
+	c->askee = start_library(rd_kafka_conf_dup(conf), why);
+	c->asker = c->askee ? asker_start(c->askee) : NULL;
 	if (c->asker == NULL)
 	{
 		rd_kafka_conf_destroy(conf);
@@ -446,7 +449,8 @@ stop_handles(CdpConsumer *c)
 		rd_kafka_queue_destroy(c->queue);
 	}
 	stop_library(c->rk, &until);
-	stop_library(c->asker, &until);
+	if (c->asker == NULL || asker_stop(c->asker, &until))
+		stop_library(c->askee, &until);
 }
 
 /* gives back what was handed out, or everything that was taken */
@@ -471,22 +475,11 @@ kafka_release(CdpConsumer *c)
 }
 
 static void
-drop_found(CdpConsumer *c)
-{
-	/* partitions of a topic share its name */
-	for (int i = 0; i < c->nfound; i++)
-		if (i == 0 || c->found[i].topic.s != c->found[i - 1].topic.s)
-			free(unconstify(char *, c->found[i].topic.s));
-	c->nfound = 0;
-}
-
-static void
 kafka_close(CdpConsumer *c)
 {
 	if (c == NULL)
 		return;
 	drop_kept(c, c->nkept);
-	drop_found(c);
 	if (c->list)
 		rd_kafka_topic_partition_list_destroy(c->list);
 	stop_handles(c);
@@ -535,152 +528,140 @@ kafka_wakeup_fd(CdpConsumer *c)
 
 /* ---------------------------------------------------------------- what the broker knows */
 
-/* appends the partitions of one topic; the name is one copy for all */
-static bool
-add_found(CdpConsumer *c, const rd_kafka_metadata_topic_t *t)
+/* the question is about these */
+static Ask *
+make_question(AskKind kind, const CdpPartition *parts, int n, uint64 tag)
 {
-	int			n = c->nfound + t->partition_cnt;
-	CdpPartition *found = c->found;
-	char	   *name = strdup(t->topic);
-
-	if (n > c->max_found)
-		found = realloc(c->found, n * sizeof(CdpPartition));
-	if (found)
-		c->found = found;
-	if (found == NULL || name == NULL)
-	{
-		free(name);
-		return false;
-	}
-	c->max_found = Max(n, c->max_found);
-	for (int i = 0; i < t->partition_cnt; i++)
-	{
-		c->found[c->nfound].topic = cdp_str(name);
-		c->found[c->nfound++].partition = t->partitions[i].id;
-	}
-	return true;
-}
-
-/* asks for one topic */
-static rd_kafka_resp_err_t
-find_topic(CdpConsumer *c, const char *name, int64 deadline)
-{
-	const rd_kafka_metadata_t *md;
-	rd_kafka_topic_t *topic = rd_kafka_topic_new(c->asker, name, NULL);
-	rd_kafka_resp_err_t err;
-
-	if (topic == NULL)
-		return rd_kafka_last_error();
-	err = rd_kafka_metadata(c->asker, 0, topic, &md, Max(deadline - now_ms(), 1));
-	rd_kafka_topic_destroy(topic);
-	if (err)
-		return err;
-	if (md->topic_cnt != 1)
-		err = RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
-	else if (md->topics[0].err)
-		err = md->topics[0].err;
-	else if (md->topics[0].partition_cnt == 0)
-		err = RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-	else if (!add_found(c, &md->topics[0]))
-		err = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
-	rd_kafka_metadata_destroy(md);
-	return err;
-}
-
-/* the answer is valid until the next call */
-static int
-kafka_partitions(CdpConsumer *c, const char **topics, int ntopics, CdpPartition **out,
-				 const char **error)
-{
-	int64		deadline = now_ms() + CALL_MS;
-
-	drop_found(c);
-	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
-	for (int i = 0; i < ntopics; i++)
-	{
-		rd_kafka_resp_err_t err = find_topic(c, topics[i], deadline);
-
-		if (err)
-		{
-			set_error(c, error, "topic", topics[i], err);
-			return -1;
-		}
-	}
-	c->last_trouble[0] = '\0';
-	*out = c->found;
-	*error = NULL;
-	return c->nfound;
-}
-
-/* start (RD_KAFKA_OFFSET_BEGINNING) or end of one partition, within half a call */
-static rd_kafka_resp_err_t
-ask_offset(CdpConsumer *c, const char *topic, int32 partition, int64 which, int64 *offset)
-{
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-	rd_kafka_topic_partition_t *p = rd_kafka_topic_partition_list_add(list, topic, partition);
-	rd_kafka_resp_err_t err;
-
-	/* the protocol's time stamps -1 and -2 are these constants */
-	p->offset = which;
-	err = rd_kafka_offsets_for_times(c->asker, list, CALL_MS / 2);
-	if (!err)
-		err = list->elems[0].err;
-	if (!err && list->elems[0].offset < 0)
-		err = RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE;
-	*offset = list->elems[0].offset;
-	rd_kafka_topic_partition_list_destroy(list);
-	return err;
-}
-
-/* high is the last stable offset: everything below can be read now, or never */
-static bool
-kafka_offsets(CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
-			  const char **error)
-{
+	Ask		   *q = ask_make(kind, tag, n);
 	char		topic[TOPIC_BYTES];
-	rd_kafka_resp_err_t err;
 
-	copy_topic(topic, part->topic);
-	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
-	err = ask_offset(c, topic, part->partition, RD_KAFKA_OFFSET_BEGINNING, low);
-	if (!err)
-		err = ask_offset(c, topic, part->partition, RD_KAFKA_OFFSET_END, high);
-	*error = NULL;
-	if (err)
-		set_error(c, error, "offsets of topic", topic, err);
-	else
-		c->last_trouble[0] = '\0';
-	return !err;
-}
-
-/* the answer comes in the order of the question */
-static bool
-kafka_later(CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n, int64 *offsets,
-			const char **error)
-{
-	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(n);
-	char		topic[TOPIC_BYTES];
-	rd_kafka_resp_err_t err;
-
-	for (int i = 0; i < n; i++)
+	for (int i = 0; q && i < n; i++)
 	{
 		copy_topic(topic, parts[i].topic);
-		rd_kafka_topic_partition_list_add(list, topic, parts[i].partition)->offset =
-			times[i] / 1000 + EPOCH_MS + 1;
+		rd_kafka_topic_partition_list_add(q->about, topic, parts[i].partition);
 	}
-	rd_kafka_poll(c->asker, 0); /* runs our callbacks */
-	err = rd_kafka_offsets_for_times(c->asker, list, CALL_MS);
-	for (int i = 0; i < n && !err; i++)
+	return q;
+}
+
+/* asks; *a is the answer, which the caller frees, unless it is CDP_NOT_YET */
+static CdpAnswer
+put_question(CdpConsumer *c, Ask *q, const char *what, Ask **a, const char **error)
+{
+	*error = NULL;
+	*a = NULL;
+	rd_kafka_poll(c->askee, 0); /* runs our callbacks */
+	if (q)
+		*a = asker_ask(c->asker, q, ANSWER_MS);
+	if (*a == NULL)
+		return CDP_NOT_YET;
+	if (!(*a)->err)
+	{
+		c->last_trouble[0] = '\0';
+		return CDP_ANSWERED;
+	}
+	set_error(c, error, what, (*a)->about->elems[0].topic, (*a)->err);
+	return CDP_NO_ANSWER;
+}
+
+/* takes the partitions of one topic; the name is one copy for all */
+static rd_kafka_resp_err_t
+take_found(CdpConsumer *c, const rd_kafka_metadata_t *md)
+{
+	const rd_kafka_metadata_topic_t *t = &md->topics[0];
+	CdpPartition *found = c->found;
+
+	if (md->topic_cnt != 1)
+		return RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+	if (t->err)
+		return t->err;
+	if (t->partition_cnt == 0)
+		return RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
+	if (t->partition_cnt > c->max_found)
+		found = realloc(c->found, t->partition_cnt * sizeof(CdpPartition));
+	if (found == NULL)
+		return RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+	c->found = found;
+	c->max_found = Max(t->partition_cnt, c->max_found);
+	strlcpy(c->found_topic, t->topic, sizeof(c->found_topic));
+	for (int i = 0; i < t->partition_cnt; i++)
+		c->found[i] = (CdpPartition) {cdp_str(c->found_topic), t->partitions[i].id, t->partitions[i].leader};
+	c->nfound = t->partition_cnt;
+	return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+static CdpAnswer
+kafka_partitions(CdpConsumer *c, const char *topic, uint64 tag, CdpPartition **out, int *n,
+				 const char **error)
+{
+	CdpPartition about = {cdp_str(topic), RD_KAFKA_PARTITION_UA, -1};
+	rd_kafka_resp_err_t err;
+	Ask		   *a;
+	CdpAnswer	answer = put_question(c, make_question(ASK_METADATA, &about, 1, tag), "topic", &a, error);
+
+	c->nfound = 0;
+	if (answer == CDP_ANSWERED)
+	{
+		err = take_found(c, a->metadata);
+		if (err)
+		{
+			set_error(c, error, "topic", topic, err);
+			answer = CDP_NO_ANSWER;
+		}
+	}
+	ask_free(a);
+	*out = c->found;
+	*n = c->nfound;
+	return answer;
+}
+
+/* the offsets of an answer; -1 where there is none, with the error of the last of them */
+static void
+take_offsets(CdpConsumer *c, const rd_kafka_topic_partition_list_t *list, int64 *offsets,
+			 const char **error)
+{
+	for (int i = 0; i < list->cnt; i++)
 	{
 		const rd_kafka_topic_partition_t *p = &list->elems[i];
 
 		offsets[i] = p->err || p->offset < 0 ? -1 : p->offset;
+		if (offsets[i] < 0 && error)
+			set_error(c, error, "offsets of topic", p->topic,
+					  p->err ? p->err : RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE);
 	}
-	*error = NULL;
-	if (err)
-		set_error(c, error, "times of topic", list->elems[0].topic, err);
-	rd_kafka_topic_partition_list_destroy(list);
-	return !err;
+}
+
+/* high is the last stable offset: everything below can be read now, or never */
+static CdpAnswer
+kafka_offsets(CdpConsumer *c, const CdpPartition *parts, int n, uint64 tag, int64 *lows, int64 *highs,
+			  const char **error)
+{
+	Ask		   *a;
+	CdpAnswer	answer = put_question(c, make_question(ASK_BOUNDS, parts, n, tag), "offsets of topic", &a, error);
+
+	if (answer == CDP_ANSWERED)
+	{
+		take_offsets(c, a->low, lows, error);
+		take_offsets(c, a->high, highs, error);
+	}
+	ask_free(a);
+	return answer;
+}
+
+static CdpAnswer
+kafka_later(CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n, uint64 tag,
+			int64 *offsets, const char **error)
+{
+	Ask		   *q = make_question(ASK_TIMES, parts, n, tag);
+	Ask		   *a;
+	CdpAnswer	answer;
+
+	for (int i = 0; q && i < n; i++)
+		q->about->elems[i].offset = times[i] / 1000 + EPOCH_MS + 1;
+	answer = put_question(c, q, "times of topic", &a, error);
+	if (answer == CDP_ANSWERED)
+		take_offsets(c, a->low, offsets, NULL);
+	ask_free(a);
+	return answer;
 }
 
 /* ---------------------------------------------------------------- assigning */

@@ -30,6 +30,7 @@ extern void cdp_launcher_wake(void);
 #include "source.h"
 
 #define CDP_SLOT_PARTITIONS 256 /* of one worker; of more only the position is known */
+#define CDP_SLOT_TOPICS 16		/* of a source, whose trouble is shown apart; of more it is everybody's */
 #define CDP_SLOT_ERROR 256		/* bytes of an error text that is shown */
 #define CDP_BLOCKS 8			/* databases that are kept free of workers at a time */
 
@@ -69,12 +70,18 @@ typedef enum CdpPartitionState
 typedef struct CdpPartitionStat
 {
 	int16		topic;			/* index in source.topics */
-	CdpPartitionState state;
+	bool		ready;			/* it is being read */
 	int32		partition;
 	int64		end;			/* -1: not known yet */
 	TimestampTz end_at;
 	float4		rate;			/* records per second */
 } CdpPartitionStat;
+
+typedef struct CdpTrouble
+{
+	TimestampTz at;				/* 0: none */
+	char		text[CDP_SLOT_ERROR];
+} CdpTrouble;
 
 typedef struct CdpSlot
 {
@@ -109,7 +116,9 @@ typedef struct CdpSlot
 	TimestampTz last_commit_at;
 	TimestampTz last_error_at;
 	char		last_sqlstate[6];
-	char		last_error[CDP_SLOT_ERROR];
+	char		last_error[CDP_SLOT_ERROR]; /* the newest of the next two */
+	CdpTrouble	trouble;		/* with everything */
+	CdpTrouble	topic_trouble[CDP_SLOT_TOPICS]; /* with one topic of the source */
 
 	bool		look;			/* something that it reads was changed by hand */
 
@@ -159,6 +168,7 @@ extern CdpSlot *cdp_slot_attach(Datum arg); /* takes the slot, connects; exits i
 extern bool cdp_slot_stop_requested(const CdpSlot *slot);
 extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
+extern void cdp_slot_topic_error(CdpSlot *slot, int topic, const char *sqlstate, const char *text);
 extern void cdp_slot_healthy(CdpSlot *slot);
 pg_noreturn extern void cdp_slot_end(void);
 extern void cdp_force_settings(void);	/* also of the launcher, which has no slot */
@@ -193,6 +203,7 @@ extern void cdp_position_create(int32 source_id, const char *topic, int32 partit
 extern bool cdp_topic_has_positions(int32 source_id, const char *topic);
 extern bool cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 								  int64 from_offset, int64 to_offset);
+extern bool cdp_position_forget(int32 source_id, const char *topic, int32 partition, int64 position);
 extern void cdp_position_set_state(int32 source_id, const char *topic, int32 partition,
 								   int64 position, const char *state);
 extern int64 cdp_parked_bytes(int32 source_id);

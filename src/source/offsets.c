@@ -153,6 +153,22 @@ cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 	return moved;
 }
 
+/* The partition is no more.  False if the position is another one. */
+bool
+cdp_position_forget(int32 source_id, const char *topic, int32 partition, int64 position)
+{
+	bool		forgotten;
+
+	SPI_connect();
+	forgotten = partition_query("DELETE FROM cdp_data.source_offset"
+								" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
+								" AND partition OPERATOR(pg_catalog.=) $3 AND position OPERATOR(pg_catalog.=) $4"
+								" AND $5 OPERATOR(pg_catalog.=) $5",
+								source_id, topic, partition, position, 0) == 1;
+	SPI_finish();
+	return forgotten;
+}
+
 /* ok, unverified or diverged; nothing if the position is another one. */
 void
 cdp_position_set_state(int32 source_id, const char *topic, int32 partition, int64 position,

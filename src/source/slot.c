@@ -69,6 +69,7 @@ slot_take(CdpSlot *slot, uint32 token)
 		slot->running_generation = slot->generation;
 		slot->started_at = GetCurrentTimestamp();
 		slot->nparts = slot->unlisted = 0;
+		memset(slot->topic_trouble, 0, sizeof(slot->topic_trouble));	/* the topics may be others */
 	}
 	LWLockRelease(cdp_workers->lock);
 	return mine;
@@ -165,17 +166,33 @@ cdp_slot_condition(CdpSlot *slot, CdpCondition condition)
 	LWLockRelease(cdp_workers->lock);
 }
 
-void
-cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text)
+static void
+copy_error(char *to, const char *text)
 {
 	int			len = pg_mbcliplen(text, strlen(text), CDP_SLOT_ERROR - 1);
 
+	memcpy(to, text, len);
+	to[len] = '\0';
+}
+
+/* Trouble with one topic, by its number, or (-1) with everything. */
+void
+cdp_slot_topic_error(CdpSlot *slot, int topic, const char *sqlstate, const char *text)
+{
+	CdpTrouble *trouble = topic >= 0 && topic < CDP_SLOT_TOPICS ? &slot->topic_trouble[topic] : &slot->trouble;
+
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
-	memcpy(slot->last_error, text, len);
-	slot->last_error[len] = '\0';
+	slot->last_error_at = trouble->at = GetCurrentTimestamp();
+	copy_error(slot->last_error, text);
+	copy_error(trouble->text, text);
 	strlcpy(slot->last_sqlstate, sqlstate, sizeof(slot->last_sqlstate));
-	slot->last_error_at = GetCurrentTimestamp();
 	LWLockRelease(cdp_workers->lock);
+}
+
+void
+cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text)
+{
+	cdp_slot_topic_error(slot, -1, sqlstate, text);
 }
 
 /* It works: failures before this moment are history. */

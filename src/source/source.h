@@ -1,5 +1,5 @@
 /*
- * source.h: where messages come from.  Only kafka.c includes librdkafka, and
+ * source.h: where messages come from.  Only kafka*.c include librdkafka, and
  * only a worker loads cdp_kafka.so, through the table of functions below.
  */
 #ifndef CDP_SOURCE_H
@@ -15,7 +15,15 @@ typedef struct CdpPartition
 {
 	CdpStr		topic;
 	int32		partition;
+	int32		leader;			/* as partitions() found it; -1: none */
 } CdpPartition;
+
+typedef enum CdpAnswer
+{
+	CDP_ANSWERED,
+	CDP_NOT_YET,				/* ask again with the same words */
+	CDP_NO_ANSWER				/* absent topic, no broker, refused: *error says it */
+} CdpAnswer;
 
 /*
  * No call lasts longer than 200 ms, none throws, none pallocs in a callback.
@@ -29,28 +37,32 @@ typedef struct CdpTransport
 	int			(*wakeup_fd) (CdpConsumer *c);	/* readable when something waits in the queue */
 
 	/*
-	 * partitions of the topics, valid until the next call; -1: error (absent
-	 * topic, no broker), see *error
+	 * Questions to the cluster, which may take longer than a call.  The
+	 * answer to a question of another tag is never taken for this one's: what
+	 * it says was so after the first question of this tag.
 	 */
-	int			(*partitions) (CdpConsumer *c, const char **topics, int ntopics,
-							   CdpPartition **out, const char **error);
-	/* (re)assign exactly these, from these positions */
-	bool		(*assign) (CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n,
-						   const char **error);
+
+	/* partitions of a topic, at least one, valid until the next call */
+	CdpAnswer	(*partitions) (CdpConsumer *c, const char *topic, uint64 tag, CdpPartition **out,
+							   int *n, const char **error);
 
 	/*
 	 * log start and end (high watermark, read_committed: last stable offset)
-	 * as the broker says now
+	 * of partitions; -1: this one is not known, and *error is why
 	 */
-	bool		(*offsets) (CdpConsumer *c, const CdpPartition *part, int64 *low, int64 *high,
-							const char **error);
+	CdpAnswer	(*offsets) (CdpConsumer *c, const CdpPartition *parts, int n, uint64 tag,
+							int64 *lows, int64 *highs, const char **error);
 
 	/*
-	 * per partition the offset of the first record that is later than a time;
-	 * -1: there is none, or the partition's broker does not know
+	 * offset of the first record that is later than a time; -1: there is
+	 * none, or it is not known
 	 */
-	bool		(*later) (CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n,
-						  int64 *offsets, const char **error);
+	CdpAnswer	(*later) (CdpConsumer *c, const CdpPartition *parts, const TimestampTz *times, int n,
+						  uint64 tag, int64 *offsets, const char **error);
+
+	/* (re)assign exactly these, from these positions */
+	bool		(*assign) (CdpConsumer *c, const CdpPartition *parts, const int64 *positions, int n,
+						   const char **error);
 
 	/*
 	 * Take what is in the queue, at most max messages or bytes; returns how

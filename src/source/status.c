@@ -123,7 +123,7 @@ put_partition(ReturnSetInfo *rsinfo, int32 source_id, const CdpPartitionStat *p)
 	values[0] = Int32GetDatum(source_id);
 	values[1] = Int32GetDatum(p->topic + 1);
 	values[2] = Int32GetDatum(p->partition);
-	values[3] = BoolGetDatum(p->state == CDP_PART_OK);
+	values[3] = BoolGetDatum(p->ready);
 	values[4] = Int64GetDatum(p->end);
 	nulls[4] = p->end < 0;
 	values[5] = time_or_null(p->end_at, &nulls[5]);
@@ -144,6 +144,43 @@ cdp_sql_source_partitions(PG_FUNCTION_ARGS)
 	for (int i = 0; i < n; i++)
 		for (int p = 0; slots[i].state == CDP_SLOT_UP && p < slots[i].nparts; p++)
 			put_partition((ReturnSetInfo *) fcinfo->resultinfo, slots[i].source_id, &slots[i].parts[p]);
+	return (Datum) 0;
+}
+
+static void
+put_trouble(ReturnSetInfo *rsinfo, const CdpSlot *slot, int topic, const CdpTrouble *trouble)
+{
+	Datum		values[5];
+	bool		nulls[5] = {0};
+
+	if (trouble->at == 0)
+		return;
+	values[0] = Int32GetDatum(slot->source_id);
+	values[1] = Int32GetDatum(slot->worker);
+	values[2] = Int32GetDatum(topic + 1);
+	nulls[2] = topic < 0;
+	values[3] = CStringGetTextDatum(trouble->text);
+	values[4] = TimestampTzGetDatum(trouble->at);
+	tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_source_errors);
+
+Datum
+cdp_sql_source_errors(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			n;
+	CdpSlot    *slots;
+
+	InitMaterializedSRF(fcinfo, 0);
+	slots = copy_slots(&n);
+	for (int i = 0; i < n; i++)
+	{
+		put_trouble(rsinfo, &slots[i], -1, &slots[i].trouble);
+		for (int t = 0; t < CDP_SLOT_TOPICS; t++)
+			put_trouble(rsinfo, &slots[i], t, &slots[i].topic_trouble[t]);
+	}
 	return (Datum) 0;
 }
 

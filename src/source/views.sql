@@ -41,14 +41,14 @@ SELECT s.name AS source,
 	CASE WHEN s.paused THEN 'paused'
 		WHEN o.state OPERATOR(pg_catalog.=) 'diverged' THEN 'diverged'
 		WHEN x.state IS NULL THEN 'stopped'
-		WHEN x.state OPERATOR(pg_catalog.=) 'running' AND o."partition" IS NOT NULL
-			AND NOT COALESCE(p.ready, x.unlisted OPERATOR(pg_catalog.>) 0) THEN 'waiting'
-		ELSE x.state
+		WHEN x.state IN ('starting', 'failed') OR o."partition" IS NULL THEN x.state
+		WHEN COALESCE(p.ready, x.state OPERATOR(pg_catalog.=) 'running' AND x.unlisted OPERATOR(pg_catalog.>) 0) THEN 'running'
+		ELSE 'waiting'
 	END AS state,
 	x.pid AS worker_pid,
 	o.updated_at AS last_commit_at,
-	x.last_error,
-	x.last_error_at,
+	CASE WHEN e.last_error_at OPERATOR(pg_catalog.<) g.last_error_at THEN g.last_error ELSE COALESCE(e.last_error, g.last_error) END AS last_error,
+	GREATEST(e.last_error_at, g.last_error_at) AS last_error_at,
 	COALESCE(s.options OPERATOR(pg_catalog.#>>) '{client,security.protocol}', 'plaintext') AS security,
 	o.tombstones
 FROM cdp_data.source s
@@ -61,7 +61,12 @@ FROM cdp_data.source s
 		AND p."partition" OPERATOR(pg_catalog.=) o."partition"
 	LEFT JOIN cdp.source_workers() x
 		ON x.source_id OPERATOR(pg_catalog.=) s.source_id
-		AND x.worker OPERATOR(pg_catalog.=) (COALESCE(o."partition", 0) OPERATOR(pg_catalog.%) s.workers);
+		AND x.worker OPERATOR(pg_catalog.=) (COALESCE(o."partition", 0) OPERATOR(pg_catalog.%) s.workers)
+	LEFT JOIN cdp.source_errors() e
+		ON e.source_id OPERATOR(pg_catalog.=) x.source_id AND e.worker OPERATOR(pg_catalog.=) x.worker
+		AND e.topic_no OPERATOR(pg_catalog.=) t.number
+	LEFT JOIN cdp.source_errors() g
+		ON g.source_id OPERATOR(pg_catalog.=) x.source_id AND g.worker OPERATOR(pg_catalog.=) x.worker AND g.topic_no IS NULL;
 COMMENT ON VIEW cdp.source_status IS 'Every partition of the Kafka sources: how far it is, and what its worker does; a topic of which nothing was read yet has one row without partition. A worker shows 256 partitions in detail: of more, what the broker would say (end_position, lag, rate) is NULL.';
 COMMENT ON COLUMN cdp.source_status.source IS 'Source.';
 COMMENT ON COLUMN cdp.source_status.workspace IS 'Workspace.';
@@ -75,7 +80,7 @@ COMMENT ON COLUMN cdp.source_status.rate IS 'Records per second, over the last s
 COMMENT ON COLUMN cdp.source_status.state IS 'running; waiting: for a broker, a topic or a lock, see last_error; starting; failed: comes back within 20 s; paused; diverged: the topic is not the one that was read before; stopped: no worker is planned, see cdp.status.';
 COMMENT ON COLUMN cdp.source_status.worker_pid IS 'Process that reads it.';
 COMMENT ON COLUMN cdp.source_status.last_commit_at IS 'Instant of the last batch.';
-COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of its worker, with whatever topic; it stays when the trouble is over, see state.';
+COMMENT ON COLUMN cdp.source_status.last_error IS 'Last trouble of its worker with this topic, or with everything; it stays when the trouble is over, see state.';
 COMMENT ON COLUMN cdp.source_status.last_error_at IS 'When.';
 COMMENT ON COLUMN cdp.source_status.security IS 'How its brokers are reached: plaintext, ssl, sasl_plaintext (with a password, not encrypted) or sasl_ssl.';
 COMMENT ON COLUMN cdp.source_status.tombstones IS 'Records without a value that were passed; one that is read again is counted again.';

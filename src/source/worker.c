@@ -210,7 +210,7 @@ take_errors(void)
 					 errmsg("the Kafka consumer failed: %s", text)));
 		if (part)
 			cdp_parts_recheck(&w, part);
-		cdp_slot_error(w.slot, "08000", text);
+		cdp_note(&w, part ? part->topic : -1, text);
 	}
 }
 
@@ -386,7 +386,7 @@ take_committed(Part *part)
 		part->read = part->next_read;
 	part->trusted |= !part->verify;
 	if (part->mark_time == CDP_NO_TIME)
-		cdp_part_mark(part);
+		cdp_part_mark(&w, part);
 }
 
 /* Apply n messages of the queue in one transaction; how many were new. */
@@ -431,6 +431,14 @@ update_rate(Part *part, int64 now)
 	part->counted_from = now;
 }
 
+/* Is nothing in its way? */
+static bool
+is_read(const Part *part)
+{
+	return part->state == CDP_PART_OK && part->leader >= 0 && w.topics[part->topic].present &&
+		retries[APPLYING] == 0 && !w.assign && !w.parked_full;
+}
+
 /* Show what there is; kept is the size of the batch that was committed, or -1. */
 static void
 publish(int kept)
@@ -452,7 +460,7 @@ publish(int kept)
 		int64		end = part->end < 0 ? -1 : Max(part->end, part->position);
 
 		update_rate(part, now);
-		slot->parts[i] = (CdpPartitionStat) {part->topic, part->state, part->partition, end, part->end_at, part->rate};
+		slot->parts[i] = (CdpPartitionStat) {part->topic, is_read(part), part->partition, end, part->end_at, part->rate};
 	}
 	slot->nparts = n;
 	slot->unlisted = w.nparts - n;
@@ -465,19 +473,15 @@ take_request(void)
 {
 	LWLockAcquire(cdp_workers->lock, LW_SHARED);
 	if (w.slot->request > w.request || w.slot->look)
-	{
-		w.request = w.slot->request;
-		w.slot->look = false;	/* nobody else clears it, so a shared lock will do */
-		w.next_discover = 0;
-		w.next_check = 0;
-	}
+		cdp_look_request(&w, w.slot->request);
+	w.slot->look = false;		/* nobody else clears it, so a shared lock will do */
 	LWLockRelease(cdp_workers->lock);
 }
 
 static void
 answer_request(void)
 {
-	if (w.request <= w.reached || !cdp_parts_reached(&w))
+	if (w.request <= w.reached || !cdp_look_is_reached(&w))
 		return;
 	w.reached = w.request;
 	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
@@ -542,6 +546,7 @@ recover(ErrorData *error)
 	FreeErrorData(error);
 	cdp_slot_condition(w.slot, CDP_COND_WAITING);
 	w.reread = true;
+	publish(-1);
 	sleep_ms(Min(RETRY_FIRST_MS << Min(retries[doing] - 1, 5), RETRY_MAX_MS));
 }
 
@@ -590,7 +595,7 @@ static void
 wait_for_something(void)
 {
 	WaitEvent	event;
-	long		ms = (long) Max(cdp_parts_next_round(&w) - cdp_ticks(), 0);
+	long		ms = (long) Max(cdp_look_next(&w) - cdp_ticks(), 0);
 
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -626,14 +631,14 @@ static void
 do_turn(void)
 {
 	doing = LOOKING;
-	if (cdp_parts_next_round(&w) <= cdp_ticks() || w.assign || w.reread)
+	if (cdp_look_next(&w) <= cdp_ticks() || w.assign || w.reread)
 	{
 		cdp_consumer_renew(&w);
-		cdp_parts_round(&w);
+		cdp_look(&w);
 		publish(-1);
 		goes_on();
 	}
-	cdp_slot_condition(w.slot, retries[APPLYING] == 0 && cdp_parts_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+	cdp_slot_condition(w.slot, retries[APPLYING] == 0 && cdp_look_is_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
 	doing = APPLYING;
 	if (!w.parked_full && !w.assign && consume())
 		pace();

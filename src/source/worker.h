@@ -37,10 +37,18 @@ typedef struct Part
 	int64		later;			/* offset below mark of a record that is later; -1: none */
 	bool		suspect;		/* compare the record of the mark */
 
+	int32		leader;			/* broker; -1: none, or not known */
+	int			missing;		/* looks in a row that did not find it */
 	int64		end;			/* as the broker said last; -1: never */
 	TimestampTz end_at;
-	uint64		end_request;	/* request that wait_end answers */
-	int64		wait_end;
+
+	/* numbers of looks */
+	uint64		bounds_asked,
+				bounds_answered,
+				later_asked,
+				later_answered,
+				wait_look;		/* that found wait_end */
+	int64		wait_end;		/* wait_for_source waits for this position */
 
 	/* of the batch at work */
 	CdpMessage *last;			/* its last message; NULL: none */
@@ -59,7 +67,9 @@ typedef struct Topic
 	const char *name;
 	uint32		len;
 	bool		present;
-	uint64		present_request;	/* request after which it was found */
+	bool		started;		/* start => latest: it has rows */
+	uint64		asked,			/* look */
+				answered;
 	int			nparts;			/* on the broker */
 	int			size;			/* of parts */
 	Part	  **parts;			/* by number; NULL: another worker's */
@@ -107,12 +117,14 @@ typedef struct Worker
 	bool		assign;			/* the assignment is not what parts say */
 	bool		reread;			/* a batch failed: positions may not be what parts say */
 	bool		parked_full;	/* cdp.parked_limit is reached */
-	bool		look_later;		/* the question what is later than what was read is due */
-	int64		next_discover;	/* in cdp_ticks(), as the next one */
-	int64		next_check;
 
+	uint64		look;			/* number of the last one */
+	bool		looking;		/* it is not over */
+	int64		next_look;		/* in cdp_ticks(), as the next one */
+	int64		next_step;		/* of the look, and of what is new between looks */
 	uint64		request;		/* of wait_for_source, taken from the slot */
-	uint64		reached;
+	uint64		request_look;	/* the first one that began after it was taken */
+	uint64		reached;		/* the request that was answered last */
 } Worker;
 
 /* transactions of the worker; end with cdp_worker_commit() */
@@ -123,16 +135,29 @@ extern void cdp_worker_commit(void);
 extern void cdp_consumer_open(Worker *w);	/* raises when it cannot be opened */
 extern void cdp_consumer_renew(Worker *w);	/* opens it again if the files that it reads changed; not within a batch */
 
+/* look.c */
+extern void cdp_look(Worker *w);	/* what is due: ask, place, assign */
+extern int64 cdp_look_next(const Worker *w);	/* in cdp_ticks() */
+extern void cdp_look_request(Worker *w, uint64 request);	/* look at once */
+extern bool cdp_look_is_ready(const Worker *w); /* nothing is being waited for */
+extern bool cdp_look_is_answered(const Worker *w);
+extern bool cdp_look_is_reached(const Worker *w);	/* every end of the request is passed */
+
 /* partitions.c */
-extern void cdp_parts_round(Worker *w); /* find, look up, assign, ask for ends: what is due */
 extern Part *cdp_parts_find(Worker *w, CdpStr topic, int32 partition);
+extern void cdp_parts_reread(Worker *w);	/* positions as committed */
 extern void cdp_parts_restart(Worker *w);	/* the consumer is another one: look at everything again */
-extern bool cdp_parts_ready(const Worker *w);	/* nothing is being waited for */
-extern int64 cdp_parts_next_round(const Worker *w); /* in cdp_ticks() */
 extern void cdp_parts_recheck(Worker *w, Part *part);	/* its bounds may have moved */
-extern bool cdp_parts_reached(const Worker *w); /* every end of the request is passed */
-extern void cdp_part_mark(Part *part);
-extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
+extern void cdp_parts_assign(Worker *w);
+extern bool cdp_topic_is_started(Worker *w, Topic *topic);
+extern void cdp_topic_start(Worker *w, Topic *topic, const int64 *positions);
 extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
+extern Part *cdp_part_add(Worker *w, int topic, int32 partition);
+extern void cdp_part_place(Worker *w, Part *part, int64 low, int64 high);	/* NEW becomes what row and log say */
+extern void cdp_part_gone(Worker *w, Part *part);	/* may free it */
+extern void cdp_part_mark(const Worker *w, Part *part);
+extern void cdp_part_take_later(Worker *w, Part *part, int64 later);
+extern void cdp_part_report_diverged(Worker *w, const Part *part, const char *why);
+extern void cdp_note(Worker *w, int topic, const char *text);
 
 #endif							/* CDP_WORKER_H */

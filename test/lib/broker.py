@@ -37,6 +37,7 @@ broker.session.timeout.ms=2000
 broker.heartbeat.interval.ms=250
 log.retention.check.interval.ms=500
 log.cleaner.backoff.ms=500
+log.initial.task.delay.ms=500
 '''
 
 

@@ -72,6 +72,7 @@ SELECT results_eq(
 	('set_identity_policy', 'admin'),
 	('set_namespace', 'admin'),
 	('set_source_position', 'admin'),
+	('source_errors', 'admin analyst auditor marketer privacy_officer'),
 	('source_partitions', 'admin analyst auditor marketer privacy_officer'),
 	('source_workers', 'admin analyst auditor marketer privacy_officer'),
 	('utf8_text', 'admin auditor privacy_officer'),

@@ -280,7 +280,7 @@ def every_text(world):
         places += [f'{schema}."{name}"' for schema, name in connection.execute(
             "SELECT relnamespace::regnamespace::text, relname FROM pg_class WHERE relnamespace IN ('cdp'::regnamespace, 'cdp_data'::regnamespace)"
             " AND relkind IN ('r', 'p', 'v')").fetchall() if name != 'inbox']
-        places += ['cdp.source_workers()', 'cdp.source_partitions()', 'cdp.server_status()']
+        places += ['cdp.source_workers()', 'cdp.source_partitions()', 'cdp.source_errors()', 'cdp.server_status()']
         for place in places:
             yield place, ''.join(row[0] for row in connection.execute(f'SELECT t::text FROM {place} t').fetchall())
 

@@ -101,6 +101,46 @@ def made_again_with_many_partitions(world):
     tap.same(len(world.ids('wide')), 120 + 6 * 115, 'wide: everything is stored')
 
 
+def made_again_with_fewer_partitions(world):
+    """Partitions that there are no more are diverged, too, and forgotten when they were adopted."""
+    world.kafka.create_topic('fewer', 4)
+    world.source('fewer')
+    for partition in range(4):
+        world.send('fewer', numbered(f'fewer-{partition}', 10), partition=partition)
+    world.caught_up('fewer', 'fewer: consumed')
+    world.kafka.recreate_topic('fewer', 2)
+    for partition in range(2):
+        world.send('fewer', numbered(f'fewer-new-{partition}', 20), partition=partition)
+    tap.wait_for(lambda: world.status('fewer', 'state'), 'fewer: all diverged', good=lambda states: states == ['diverged'] * 4)
+    tap.ok(not world.server.value("SELECT cdp.wait_for_source('fewer', '500 ms')"), 'fewer: all partitions are diverged')
+    for partition in range(4):
+        world.server.rows("SELECT cdp.adopt_source('fewer', 'fewer', %s, 0)", partition)
+    world.caught_up('fewer', 'fewer: consumed after it was adopted')
+    tap.same(world.status('fewer', '"partition"'), [0, 1], 'fewer: the others are forgotten')
+    tap.same(len(world.ids('fewer')), 80, 'fewer: everything is stored')
+    world.kafka.add_partitions('fewer', 3)
+    world.send('fewer', ['fewer-again'], partition=2)
+    tap.wait_for(lambda: len(world.ids('fewer')), 'fewer: a partition that is there again', good=lambda n: n == 81)
+    tap.ok(True, 'fewer: a partition that is there again is read from its start')
+
+
+def trouble_of_one_topic(world):
+    """The trouble that a worker has with one topic is shown at that topic."""
+    world.kafka.create_topic('good', 2)
+    world.server.rows("SELECT cdp.create_source('pair', brokers => %s, topics => '{good,absent}')", world.kafka.address)
+    shown = """SELECT topic, "partition", state, last_error ~ '"absent".*Unknown topic' FROM cdp.source_status WHERE source = 'pair' ORDER BY 1, 2"""
+    tap.wait_for(lambda: world.server.rows(shown), 'pair: the trouble is shown where it is',
+                 good=lambda rows: rows == [('absent', None, 'waiting', True), ('good', 0, 'running', None), ('good', 1, 'running', None)])
+    tap.same(world.server.rows("SELECT severity, message ~ '0 of 1 workers are running, 1 wait.*absent' FROM cdp.status WHERE item = 'source pair'"),
+             [('warning', True)], 'pair: cdp.status tells that its worker waits, and for what')
+    world.send('good', numbered('good', 10))
+    tap.wait_for(lambda: world.ids('good'), 'pair: the other topic is read', good=lambda ids: len(ids) == 10)
+    world.kafka.create_topic('absent', 1)
+    world.send('absent', numbered('absent', 10))
+    world.caught_up('pair', 'pair: both are read when both are there')
+    tap.same(world.status('pair', 'state'), ['running'] * 3, 'pair: and running')
+
+
 def transactional(world):
     """Records of aborted transactions never appear, control records are no gaps, and such a topic is known again, too."""
     world.kafka.create_topic('tx', 1)
@@ -177,7 +217,8 @@ def compacted(world):
 def main():
     """All checks over one server and one broker."""
     worlds.run(worlds.World('topics'), (
-        made_again_while_away, made_again_smaller, made_again_at_once, made_again_with_many_partitions, transactional, compacted))
+        made_again_while_away, made_again_smaller, made_again_at_once, made_again_with_many_partitions,
+        made_again_with_fewer_partitions, trouble_of_one_topic, transactional, compacted))
 
 
 tap.main(main)

@@ -44,7 +44,7 @@ CHANGES = ["SELECT cdp.setup()", "SELECT cdp.create_source('other')",
 # neither: steps of others, and the counters of the server itself
 NEITHER = {'config_changed', 'declare_traits_step', 'declared_traits', 'expected_people', 'has_identifier', 'inbox_begin', 'inbox_end',
            'inbox_row', 'merge_traits', 'merge_traits_final', 'merge_traits_step', 'migrate', 'now', 'read_filters', 'read_stage_stats',
-           'reset_stage_stats', 'server_status', 'source_partitions', 'source_workers', 'stamped_traits_final', 'stored_traits', 'verify'}
+           'reset_stage_stats', 'server_status', 'source_errors', 'source_partitions', 'source_workers', 'stamped_traits_final', 'stored_traits', 'verify'}
 
 
 class Feed:
@@ -184,7 +184,7 @@ def check_functions(primary, standby):
            UNION SELECT p.proname FROM pg_proc p, aclexplode(p.proacl) a
            WHERE p.pronamespace = 'cdp'::regnamespace AND a.grantee <> p.proowner""")}
     tap.same(sorted(name for name in public - NEITHER if f'cdp.{name}(' not in tried), [], 'no function is left out')
-    for sql in ('cdp.read_filters()', 'cdp.read_stage_stats()', 'cdp.source_workers()', 'cdp.source_partitions()'):
+    for sql in ('cdp.read_filters()', 'cdp.read_stage_stats()', 'cdp.source_workers()', 'cdp.source_partitions()', 'cdp.source_errors()'):
         tap.ok(standby.rows(f'SELECT count(*) FROM {sql}'), f'{sql} can be read')
 
 

@@ -3,8 +3,9 @@
  * lines on standard input (kafka.py writes them).
  *
  *   open BROKERS [OPTION=VALUE]...    ok | error TEXT
- *   partitions TOPIC...               ok TOPIC:PARTITION ... | error TEXT
- *   offsets TOPIC PARTITION           ok LOW HIGH | error TEXT
+ *   partitions TOPIC TAG              ok TOPIC:PARTITION ... | pending | error TEXT
+ *   offsets TOPIC PARTITION TAG       ok LOW HIGH | pending | error TEXT
+ *   later TOPIC PARTITION TIME TAG    ok OFFSET | pending | error TEXT
  *   assign TOPIC:PARTITION:POS ...    ok | error TEXT
  *   batch MESSAGES BYTES NANOSECONDS  of one poll; how long a message is worked on
  *   read COUNT MS [FILE]              ok MESSAGES BYTES SECONDS POLLS LARGEST
@@ -92,6 +93,17 @@ print_result(bool ok, const char *error)
 		printf("ok\n");
 	else
 		printf("error %s\n", error ? error : "no text");
+}
+
+/* false: there is no answer, which is said */
+static bool
+print_answer(CdpAnswer answer, const char *error)
+{
+	if (answer == CDP_NOT_YET)
+		printf("pending\n");
+	else if (answer == CDP_NO_ANSWER)
+		print_result(false, error);
+	return answer == CDP_ANSWERED;
 }
 
 /* "TOPIC:PARTITION[:POSITION]" */
@@ -270,19 +282,16 @@ command_open(char **word, int n)
 }
 
 static void
-command_partitions(char **word, int n)
+command_partitions(char **word)
 {
 	CdpPartition *parts;
 	const char *error;
 	int			count;
+	CdpAnswer	answer;
 
-	TIMED("partitions", count = transport->partitions(consumer, (const char **) word + 1, n - 1,
-													  &parts, &error));
-	if (count < 0)
-	{
-		print_result(false, error);
+	TIMED("partitions", answer = transport->partitions(consumer, word[1], atoi(word[2]), &parts, &count, &error));
+	if (!print_answer(answer, error))
 		return;
-	}
 	printf("ok");
 	for (int i = 0; i < count; i++)
 		printf(" %.*s:%d", (int) parts[i].topic.len, parts[i].topic.s, parts[i].partition);
@@ -310,13 +319,26 @@ command_offsets(char **word)
 	int64		low,
 				high;
 	const char *error;
-	bool		ok;
+	CdpAnswer	answer;
 
-	TIMED("offsets", ok = transport->offsets(consumer, &part, &low, &high, &error));
-	if (ok)
+	TIMED("offsets", answer = transport->offsets(consumer, &part, 1, atoi(word[3]), &low, &high, &error));
+	if (print_answer(error ? CDP_NO_ANSWER : answer, error))
 		printf("ok " INT64_FORMAT " " INT64_FORMAT "\n", low, high);
-	else
-		print_result(false, error);
+}
+
+/* the first record later than a time stamp as read prints it */
+static void
+command_later(char **word)
+{
+	CdpPartition part = {cdp_str(word[1]), atoi(word[2])};
+	TimestampTz time = strtoll(word[3], NULL, 10);
+	int64		offset;
+	const char *error;
+	CdpAnswer	answer;
+
+	TIMED("later", answer = transport->later(consumer, &part, &time, 1, atoi(word[4]), &offset, &error));
+	if (print_answer(answer, error))
+		printf("ok " INT64_FORMAT "\n", offset);
 }
 
 static void
@@ -369,11 +391,13 @@ run_command(char **word, int n)
 	else if (consumer == NULL)
 		printf("error not open\n");
 	else if (strcmp(word[0], "partitions") == 0)
-		command_partitions(word, n);
+		command_partitions(word);
 	else if (strcmp(word[0], "assign") == 0)
 		command_assign(word, n);
 	else if (strcmp(word[0], "offsets") == 0)
 		command_offsets(word);
+	else if (strcmp(word[0], "later") == 0)
+		command_later(word);
 	else if (strcmp(word[0], "read") == 0)
 		command_read(word, n);
 	else if (strcmp(word[0], "until") == 0)
