@@ -119,7 +119,7 @@ complete(Pending *p)
 	CdpErasureCounts counts = {0};
 	Datum		args[2] = {Int64GetDatum(p->erasure_id), TimestampTzGetDatum(cdp_clock())};
 
-	cdp_erase_mentions(cdp_workspace_by_id(p->workspace_id), p->tokens, p->ntokens, p->erased_at, p->erased_at, false, &counts);
+	cdp_erase_mentions(cdp_workspace_by_id(p->workspace_id), p->tokens, p->ntokens, p->erased_at, false, &counts);
 	for (int i = 0; i < lengthof(again_plans); i++)
 		cdp_spi_exec(&again_plans[i], &p->fragments, NULL);
 	cdp_spi_exec(&completed_plan, args, NULL);

@@ -112,12 +112,9 @@ extern void cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts);
 
 /* ---------------------------------------------------------------- mentions.c */
 
-/*
- * Messages that are set aside, and events of nobody whose evidence lies before
- * stored_before; they are deleted or stripped, or with dry_run counted.
- */
-extern void cdp_erase_mentions(const CdpWorkspace *workspace, const int64 *tokens, int ntokens, TimestampTz not_before,
-							   TimestampTz stored_before, bool dry_run, CdpErasureCounts *counts);
+/* messages that are set aside, and events of nobody; they are deleted or stripped, or with dry_run counted */
+extern void cdp_erase_mentions(const CdpWorkspace *workspace, const int64 *tokens, int ntokens,
+							   TimestampTz not_before, bool dry_run, CdpErasureCounts *counts);
 
 /* ---------------------------------------------------------------- complete.c */
 

@@ -440,12 +440,12 @@ run(Search *s, CdpSpi *plan, Datum *args, CdpSpiRow look, void (*change) (Search
 
 void
 cdp_erase_mentions(const CdpWorkspace *workspace, const int64 *tokens, int ntokens, TimestampTz not_before,
-				   TimestampTz stored_before, bool dry_run, CdpErasureCounts *counts)
+				   bool dry_run, CdpErasureCounts *counts)
 {
 	Search		s = {.cxt = CurrentMemoryContext,.workspace = workspace,.erased = {&workspace->policy, tokens, ntokens},
 	.not_before = not_before,.dry_run = dry_run,.counts = counts};
 	Datum		args[3] = {Int32GetDatum(workspace->id), Int16GetDatum(CDP_EVENT_TWO_OWNERS),
-	TimestampTzGetDatum(stored_before)};
+	TimestampTzGetDatum(not_before)};
 
 	if (ntokens == 0)
 		return;
