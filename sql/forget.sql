@@ -96,6 +96,27 @@ SELECT pg_temp.brief(cdp.forget('user_id', 'fo-kim', 'asked', false));
 SELECT body_text FROM cdp.quarantine WHERE body_text LIKE '%fo-2%' ORDER BY 1;
 SELECT pg_temp.places('kim@fo.example'), pg_temp.places('fo-kim');
 SELECT count(*) FROM cdp.verify();
+-- the profile id of a shared identifier selects nobody, either
+\set ON_ERROR_ROLLBACK on
+BEGIN;
+SELECT cdp.set_namespace('fo_kiosk', degree => 1);
+SELECT pg_temp.send('[
+	{"type": "track", "event": "a", "messageId": "fo-30", "userId": "fo-sue", "originalTimestamp": "2026-01-01T00:00:00Z", "context": {"externalIds": [{"type": "fo_kiosk", "id": "fo-hall"}]}},
+	{"type": "track", "event": "a", "messageId": "fo-31", "userId": "fo-tom", "originalTimestamp": "2026-01-02T00:00:00Z", "context": {"externalIds": [{"type": "fo_kiosk", "id": "fo-hall"}]}},
+	{"type": "track", "event": "a", "messageId": "fo-32", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_kiosk", "id": "fo-hall"}]}}]');
+SELECT profile_id AS kiosk FROM cdp.event WHERE message_id = 'fo-32' \gset
+SELECT cdp.forget('fo_kiosk', 'fo-hall', 'asked');
+SELECT cdp.forget('profile_id', :'kiosk', 'asked', false);
+SELECT count(*) FROM cdp.event WHERE message_id = 'fo-32';
+ROLLBACK;
+\set ON_ERROR_ROLLBACK off
+-- what is stored is of the past, also when the device's clock was fast: an event of two owners, and a message that is set aside
+SELECT pg_temp.send('[
+	{"type": "identify", "messageId": "fo-40", "userId": "fo-max", "anonymousId": "fo-dev", "originalTimestamp": "2026-01-01T00:00:00Z"},
+	{"type": "track", "event": "a", "messageId": "fo-41", "userId": "fo-una", "originalTimestamp": "2099-01-01T00:00:00Z", "anonymousId": "fo-dev", "context": {"externalIds": [{"type": "user_id", "id": "fo-max", "collection": "users", "encoding": "none"}]}},
+	{"type": "track", "event": "b", "messageId": "fo-40", "userId": "fo-max", "originalTimestamp": "2099-01-01T00:00:00Z"}]');
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-max', 'asked', false));
+SELECT pg_temp.places('fo-max'), pg_temp.places('fo-dev');
 -- who may
 SET ROLE cdp_analyst;
 SELECT cdp.forget('user_id', 'fo-lee', 'asked');

@@ -22,6 +22,7 @@
 #include "utils/timestamp.h"
 
 #include "event/filter.h"
+#include "privacy/explain.h"
 #include "source/launcher.h"
 #include "clock.h"
 #include "stats.h"
@@ -211,6 +212,7 @@ _PG_init(void)
 		cdp_filter_init();
 		cdp_clock_init();
 		cdp_workers_init();
+		cdp_explain_hook_install();
 	}
 	MarkGUCPrefixReserved("cdp");
 }

@@ -185,7 +185,7 @@ COMMENT ON FUNCTION cdp.partition_name(text, timestamptz, timestamptz) IS
 'Name of the partition of a month: parent_YYYYMM, or parent_first and parent_last for the open ends.';
 
 CREATE FUNCTION cdp.attach_partition(parent text, leaf text, col text, lower_bound timestamptz, upper_bound timestamptz) RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET TimeZone = 'UTC'
 	AS $$
 BEGIN
 	-- the CHECK proves the range, so that ATTACH reads no row
@@ -202,10 +202,11 @@ REVOKE ALL ON FUNCTION cdp.attach_partition(text, text, text, timestamptz, times
 COMMENT ON FUNCTION cdp.attach_partition(text, text, text, timestamptz, timestamptz) IS
 'Attaches a table as the partition of a range, with a CHECK of the same range.';
 
+-- the bound is read as it is written, which names of time zones do not allow
 CREATE FUNCTION cdp.last_partition_begins(parent text) RETURNS timestamptz
-	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+	LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp SET DateStyle = 'ISO' SET TimeZone = 'UTC'
 	AS $$
-SELECT (pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'FROM \(''([^'']*)''\) TO \(MAXVALUE\)'))[1]::timestamptz
+SELECT (pg_catalog.regexp_match(pg_catalog.pg_get_expr(c.relpartbound, c.oid), 'FROM [(]''([^'']*)''[)] TO [(]MAXVALUE[)]'))[1]::timestamptz
 FROM pg_catalog.pg_class c
 	JOIN pg_catalog.pg_inherits i ON i.inhrelid OPERATOR(pg_catalog.=) c.oid
 WHERE i.inhparent OPERATOR(pg_catalog.=) pg_catalog.format('cdp_data.%I', parent)::pg_catalog.regclass
@@ -266,7 +267,8 @@ BEGIN
 		RAISE EXCEPTION 'partitions cannot be made up to %', instant
 			USING ERRCODE = 'datetime_field_overflow', HINT = 'Name an instant, cdp.now() for example.';
 	END IF;
-	FOREACH parent IN ARRAY ARRAY['event', 'message_seen'] LOOP
+	-- in the order in which batches lock them
+	FOREACH parent IN ARRAY ARRAY['message_seen', 'event'] LOOP
 		bound := cdp.last_partition_begins(parent);
 		IF bound IS NULL THEN
 			bound := pg_catalog.timezone('UTC', this_month);

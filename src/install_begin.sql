@@ -18,7 +18,11 @@ BEGIN
 		'cdp_privacy_officer', 'cdp_auditor']
 	LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) role) THEN
-			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			BEGIN
+				EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			EXCEPTION WHEN duplicate_object OR unique_violation THEN
+				NULL;			-- made by CREATE EXTENSION in another database meanwhile
+			END;
 		END IF;
 	END LOOP;
 	IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'cdp_owner'
@@ -27,6 +31,13 @@ BEGIN
 			USING ERRCODE = 'invalid_role_specification',
 				DETAIL = 'It owns everything of cdp, so it must not be a superuser, bypass row security, log in or create roles.',
 				HINT = 'Drop the role, or ALTER ROLE cdp_owner NOSUPERUSER NOBYPASSRLS NOLOGIN NOCREATEROLE.';
+	END IF;
+	IF EXISTS (SELECT FROM pg_catalog.pg_auth_members m
+			   WHERE m.roleid OPERATOR(pg_catalog.=) 'cdp_owner'::pg_catalog.regrole::pg_catalog.oid) THEN
+		RAISE EXCEPTION 'role "cdp_owner" has members'
+			USING ERRCODE = 'invalid_role_specification',
+				DETAIL = 'It owns everything of cdp, so who is a member of it reads everything.',
+				HINT = 'REVOKE cdp_owner from them.';
 	END IF;
 END
 $$;

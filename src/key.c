@@ -127,22 +127,39 @@ write_key(int fd, const char *path)
 	explicit_bzero(fresh, sizeof(fresh));
 }
 
+static void
+refuse_to_create(const char *path)
+{
+	ereport(ERROR,
+			(errcode_for_file_access(),
+			 errmsg("could not create key file \"%s\": %m", path),
+			 errhint("Set cdp.key_file to a place that the server may write to.")));
+}
+
+/* Written under another name first: nobody meets half a key, whoever is killed when. */
 bool
 cdp_key_create(void)
 {
 	const char *path = cdp_key_path();
+	char	   *fresh = psprintf("%s.%d", path, MyProcPid);
 	char		directory[MAXPGPATH];
-	int			fd = OpenTransientFilePerm(path, O_CREAT | O_EXCL | O_WRONLY | PG_BINARY, KEY_FILE_MODE);
+	int			fd,
+				error;
 
-	if (fd < 0 && errno == EEXIST)
+	if (access(path, F_OK) == 0)
 		return false;
+	fd = OpenTransientFilePerm(fresh, O_CREAT | O_TRUNC | O_WRONLY | PG_BINARY, KEY_FILE_MODE);
 	if (fd < 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create key file \"%s\": %m", path),
-				 errhint("Set cdp.key_file to a place that the server may write to.")));
-	write_key(fd, path);
+		refuse_to_create(fresh);
+	write_key(fd, fresh);
 	CloseTransientFile(fd);
+	error = link(fresh, path) == 0 ? 0 : errno;
+	unlink(fresh);
+	if (error == EEXIST)
+		return false;			/* set-up in another database was first */
+	errno = error;
+	if (error != 0)
+		refuse_to_create(path);
 	strlcpy(directory, path, sizeof(directory));
 	get_parent_directory(directory);
 	fsync_fname(*directory ? directory : ".", true);

@@ -31,6 +31,9 @@ typedef struct CdpFragment
 				next_due;
 	/* what the attempt does to it */
 	bool		stable;			/* locked version is the one that our first snapshot saw */
+	bool		planned;		/* of a component that is examined; found with these two: */
+	int64		planned_profile_id,
+				planned_contest_id;
 	bool		changed;
 	bool		recompute;		/* computed again from its events, once all are stored */
 	bool		rearranged;		/* its identifiers may have gone elsewhere */

@@ -7,7 +7,7 @@ REGRESS_OPTS = --inputdir=.
 
 # These build in a copy of the tree and install what is missing first, so they
 # need neither PGXS nor a server here; PGXS has a rule of its own for check.
-OWN_GOALS = help check check-valgrind check-versions soak lint format bench demo demo-stop
+OWN_GOALS = help check check-valgrind check-sanitize check-versions soak lint format bench demo demo-stop
 
 ifneq ($(filter $(OWN_GOALS),$(MAKECMDGOALS)),)
 .PHONY: $(OWN_GOALS)
@@ -18,6 +18,7 @@ help:
 	@echo 'make check              every test; TEST=name runs one suite or one test'
 	@echo 'make installcheck       the regression tests against a server that runs'
 	@echo 'make check-valgrind     the regression tests with the server under valgrind'
+	@echo 'make check-sanitize     every test, with C built to end at undefined behaviour'
 	@echo 'make check-versions     the same and more on PostgreSQL 16, 17 and 18; VERSION=17 alone'
 	@echo 'make soak               the same as check with many more rounds (hours)'
 	@echo 'make bench              speed next to a plain COPY and a consumer written by hand (BENCH=--full: 20 million events)'
@@ -28,6 +29,9 @@ check:
 
 check-valgrind:
 	@test/run/check --valgrind $(TEST)
+
+check-sanitize:
+	@test/run/check --sanitize $(TEST)
 
 check-versions:
 	@test/run/versions $(VERSION)

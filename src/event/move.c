@@ -6,7 +6,7 @@
  * times.  The event's fragment is computed again (recompute.c, dirty.c).  The
  * event may have been the first that presented its link, or its identifier
  * alone: the least evidence time of that anchor is read again from all its
- * events.  The row of the link or identifier may lie elsewhere than the event (a
+ * events, unless it was of another one that was purged since, and stays.  The row of the link or identifier may lie elsewhere than the event (a
  * demoted identifier leads the link, say), and its guard is written, too.
  *
  * The delivery itself is no evidence: its source may be another than the one
@@ -18,6 +18,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "utils/array.h"
 #include "utils/timestamp.h"
 
 #include "event/columns.h"
@@ -31,6 +32,7 @@ typedef struct Moved
 	int64	   *fragments;		/* where they lie */
 	int64	   *anchors;
 	int64	   *guarded;		/* identifiers that lead their links, or were alone */
+	Datum	   *messages;		/* ids */
 	int			n;
 } Moved;
 
@@ -124,7 +126,8 @@ move(CdpWork *w, CdpEvent *ev, Moved *moved)
 	f->changed = f->rearranged = true;
 	moved->fragments[moved->n] = fragment_id;
 	moved->anchors[moved->n] = ev->anchor;
-	moved->guarded[moved->n++] = led->hash;
+	moved->guarded[moved->n] = led->hash;
+	moved->messages[moved->n++] = cdp_text(ev->message_id);
 }
 
 /* ---------------------------------------------------------------- its evidence */
@@ -135,27 +138,31 @@ static CdpSpi links_plan = {
 	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)"
 	"  ORDER BY e.anchor, e.source_id, least(e.occurred_at, e.received_at), e.message_id)"
 	" UPDATE cdp_data.link l SET first_at = m.at, first_message = m.message_id, first_event_id = m.event_id"
-	" FROM least m, ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS g(anchor, guarded)"
+	" FROM least m, ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS g(anchor, guarded, message)"
 	" WHERE g.anchor = m.anchor AND l.identifier_id = g.guarded AND l.link_id = m.anchor"
-	"  AND l.source_id = m.source_id AND (l.first_at <> m.at OR l.first_message <> m.message_id)",
-	3, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
+	"  AND l.source_id = m.source_id AND (l.first_at <> m.at OR l.first_message <> m.message_id)"
+	"  AND (l.first_message = g.message OR (m.at, m.message_id) < (l.first_at, l.first_message))",
+	4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID}
 };
 
 static CdpSpi alone_plan = {
 	"WITH least AS (SELECT DISTINCT ON (e.anchor) e.anchor, least(e.occurred_at, e.received_at) AS at, e.message_id"
 	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)"
 	"  ORDER BY e.anchor, least(e.occurred_at, e.received_at), e.message_id)"
-	" UPDATE cdp_data.identifier i SET alone_at = m.at, alone_message = m.message_id FROM least m"
-	" WHERE i.identifier_id = m.anchor AND i.identifier_id = ANY ($3)"
-	"  AND (i.alone_at IS DISTINCT FROM m.at OR i.alone_message IS DISTINCT FROM m.message_id)",
-	3, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
+	" UPDATE cdp_data.identifier i SET alone_at = m.at, alone_message = m.message_id"
+	" FROM least m, ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS g(guarded, message)"
+	" WHERE i.identifier_id = m.anchor AND g.guarded = m.anchor"
+	"  AND (i.alone_at IS DISTINCT FROM m.at OR i.alone_message IS DISTINCT FROM m.message_id)"
+	"  AND (i.alone_at IS NULL OR i.alone_message = g.message OR (m.at, m.message_id) < (i.alone_at, i.alone_message))",
+	4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID}
 };
 
 static void
 recompute_evidence(const Moved *moved)
 {
-	Datum		args[3] = {cdp_int8_array(moved->fragments, moved->n), cdp_int8_array(moved->anchors, moved->n),
-	cdp_int8_array(moved->guarded, moved->n)};
+	Datum		args[4] = {cdp_int8_array(moved->fragments, moved->n), cdp_int8_array(moved->anchors, moved->n),
+		cdp_int8_array(moved->guarded, moved->n),
+	PointerGetDatum(construct_array(moved->messages, moved->n, TEXTOID, -1, false, TYPALIGN_INT))};
 
 	cdp_spi_exec(&links_plan, args, NULL);
 	cdp_spi_exec(&alone_plan, args, NULL);
@@ -175,6 +182,7 @@ cdp_store_moves(CdpWork *w)
 	moved.fragments = palloc(w->nmoves * sizeof(int64));
 	moved.anchors = palloc(w->nmoves * sizeof(int64));
 	moved.guarded = palloc(w->nmoves * sizeof(int64));
+	moved.messages = palloc(w->nmoves * sizeof(Datum));
 	for (int i = 0; i < w->nmoves; i++)
 		move(w, w->moves[i], &moved);
 	CommandCounterIncrement();

@@ -46,7 +46,8 @@ struct CdpIdent
 	CdpMoment	stored_alone;
 	int32		stored_first_day,	/* DateADT */
 				stored_last_day;
-	TimestampTz suppressed_before;	/* evidence before it is of somebody who was forgotten; DT_NOBEGIN: none; kept between attempts */
+	TimestampTz suppressed_before;	/* evidence before it is of somebody who was forgotten; DT_NOBEGIN: none; kept between
+									 * attempts */
 	TimestampTz first_at,		/* least and greatest evidence time in the batch */
 				last_at;
 	int			index;			/* in the attempt's list */

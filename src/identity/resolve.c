@@ -16,7 +16,8 @@
  *	   identifiers, and those that are remembered with another version of it,
  *	   are read again, and when they moved the attempt ends (CDP_TRY_AGAIN) and
  *	   starts afresh.  Whoever changes a component rewrites every fragment row
- *	   of it, so that an unchanged row means an unchanged component;
+ *	   of it, so that an unchanged row means an unchanged component; where one
+ *	   changed, profile and contest must be the same, and nobody new in them;
  *	6. a row that turns out to be contested while the batch has a new or an
  *	   earlier link for it becomes a hint: the next attempt examines it;
  *	7. settle who is who (component.c).
@@ -675,6 +676,16 @@ distinct(int64 *v, int n)
 	return kept;
 }
 
+static void
+add_planned(CdpWork *w, const ProfileRow *row)
+{
+	CdpFragment *f = cdp_work_add_fragment(w, row->fragment_id);
+
+	f->planned = true;
+	f->planned_profile_id = row->profile_id;
+	f->planned_contest_id = row->contest_id;
+}
+
 /* add every fragment of the examined groups' components to those that will be locked */
 static void
 add_components(CdpWork *w, const ProfileRow *rows, int nrows)
@@ -705,7 +716,7 @@ add_components(CdpWork *w, const ProfileRow *rows, int nrows)
 	nc = distinct(contests, nc);
 	n = read_profile_rows(&members_plan, profiles, np, contests, nc, &members);
 	for (int i = 0; i < n; i++)
-		cdp_work_add_fragment(w, members[i].fragment_id);
+		add_planned(w, &members[i]);
 	pfree(members);
 }
 
@@ -944,15 +955,63 @@ identifiers_stayed(CdpWork *w)
 	return stayed;
 }
 
-/* a component that is examined must not have changed since it was found */
+/* of a component that is examined: is it of the same profile and contest as when it was found? */
+static bool
+is_as_planned(const CdpFragment *f)
+{
+	return f->stable || (f->planned && f->profile_id == f->planned_profile_id && f->contest_id == f->planned_contest_id);
+}
+
+/* has nobody come to the profiles and contests of these fragments? all of them are locked */
+static bool
+nobody_came(CdpWork *w, CdpFragment **fragments, int n)
+{
+	int64	   *profiles = palloc(Max(n, 1) * sizeof(int64));
+	int64	   *contests = palloc(Max(n, 1) * sizeof(int64));
+	ProfileRow *members;
+	int			nc = 0,
+				nmembers;
+	bool		same = true;
+
+	for (int i = 0; i < n; i++)
+	{
+		profiles[i] = fragments[i]->profile_id;
+		if (fragments[i]->contest_id)
+			contests[nc++] = fragments[i]->contest_id;
+	}
+	n = distinct(profiles, n);
+	nc = distinct(contests, nc);
+	nmembers = read_profile_rows(&members_plan, profiles, n, contests, nc, &members);
+	for (int i = 0; i < nmembers && same; i++)
+		same = cdp_work_fragment(w, members[i].fragment_id) != NULL;
+	pfree(members);
+	return same;
+}
+
+/*
+ * A component that is examined must be what it was when it was found.  Rows
+ * that others changed meanwhile are no reason to start again, or people whom
+ * they write all the time would never get through: whoever joins or leaves a
+ * component changes what its rows say, or comes with a row of his own.
+ */
 static bool
 components_stayed(CdpWork *w)
 {
+	CdpFragment **changed = palloc(Max(w->nfragments, 1) * sizeof(CdpFragment *));
+	int			n = 0;
+
 	for (int i = 0; i < w->nidents; i++)
 		if (w->idents[i]->known && w->groups[w->group_of[i]].examine &&
-			!cdp_work_fragment(w, w->idents[i]->fragment_id)->stable)
+			!is_as_planned(cdp_work_fragment(w, w->idents[i]->fragment_id)))
 			return false;
-	return true;
+	for (int i = 0; i < w->nfragments; i++)
+		if (w->fragments[i]->planned && !w->fragments[i]->stable)
+		{
+			if (!is_as_planned(w->fragments[i]))
+				return false;
+			changed[n++] = w->fragments[i];
+		}
+	return n == 0 || nobody_came(w, changed, n);
 }
 
 /* moved events changed when their identifiers were presented alone */

@@ -634,7 +634,7 @@ present_the_others(CdpWork *w, const CdpErasurePlan *p)
 		}
 	w->group_of = palloc0(Max(w->nidents, 1) * sizeof(int));
 	w->groups = palloc0(sizeof(CdpGroup));
-	w->groups[0] = (CdpGroup) {.idents = w->idents,.nidents = w->nidents,.examine = true,.next_merged = -1};
+	w->groups[0] = (CdpGroup) {.idents = w->idents, .nidents = w->nidents, .examine = true, .next_merged = -1};
 	w->ngroups = 1;
 	w->refold = true;
 }

@@ -170,9 +170,19 @@ find_target(const Request *r)
 	return find_by_identifier(r);
 }
 
+/* the profile id of a shared identifier that others presented says no more than the identifier */
 static void
-require_scope(const Request *r, const CdpErasurePlan *p)
+refuse_nobody(const CdpErasurePlan *p)
 {
+	for (int i = 0; i < p->nmembers && p->ngone == 0; i++)
+		if (p->members[i].refuge)
+			refuse_shared(p->members[i].hash, p->target);
+}
+
+static void
+require_person(const Request *r, const CdpErasurePlan *p)
+{
+	refuse_nobody(p);
 	if (r->scope || !p->ambiguous)
 		return;
 	ereport(ERROR,
@@ -219,7 +229,7 @@ erase(CdpWork *w, void *arg)
 		return;
 	if (!cdp_erasure_plan(&a->outcome->plan) || !same_people(&before, &a->outcome->plan))
 		return;
-	require_scope(a->request, &a->outcome->plan);
+	require_person(a->request, &a->outcome->plan);
 	cdp_read_instant(w);
 	a->outcome->not_before = cdp_erasure_carry_out(w, &a->outcome->plan, &a->outcome->counts);
 	a->outcome->done = true;
@@ -284,10 +294,11 @@ attempt(const Request *r, Outcome *o)
 		ReThrowError(error);
 }
 
+/* what is here is of the past, whatever its stamps say: those of a device whose clock is fast lie in the future */
 static void
 search_mentions(const Request *r, Outcome *o)
 {
-	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, cdp_clock(), r->dry_run, &o->mentions);
+	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, DT_NOEND, r->dry_run, &o->mentions);
 }
 
 /* false: the target is gone */
@@ -301,7 +312,7 @@ forget(const Request *r, Outcome *o, int64 target)
 		CHECK_FOR_INTERRUPTS();
 		if (!cdp_erasure_plan(&o->plan))
 			return false;
-		require_scope(r, &o->plan);
+		require_person(r, &o->plan);
 		if (i == 0)
 			search_mentions(r, o);
 		attempt(r, o);
@@ -321,7 +332,7 @@ count(const Request *r, Outcome *o, int64 target)
 	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
 	if (!cdp_erasure_plan(&o->plan))
 		return false;
-	require_scope(r, &o->plan);
+	require_person(r, &o->plan);
 	cdp_erasure_count(&o->plan, &o->counts);
 	search_mentions(r, o);
 	return true;
@@ -416,7 +427,7 @@ read_request(FunctionCallInfo fcinfo, Request *r)
 				 errhint("It is fragment, profile, or NULL.")));
 	r->namespace_name = cdp_str(namespace_name);
 	r->value = cdp_str(value);
-	r->workspace = cdp_workspace_by_name(NULL);
+	r->workspace = cdp_workspace_of_caller(NULL);
 }
 
 static void

@@ -56,7 +56,7 @@ CREATE FUNCTION cdp.grant_workspace(role name, workspace text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.grant_workspace(name, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.grant_workspace(name, text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.grant_workspace(name, text) IS
-'Lets a role, and roles that inherit from it, work in a workspace; public: everybody, while it is the only workspace, as at first. Superusers may grant any to any, cdp_admin the one it works in. Raises when role or workspace do not exist.';
+'Lets a role, and roles that inherit from it, work in a workspace; public: everybody, while it is the only workspace, as at first. Superusers may grant any to any, cdp_admin the one it works in, to roles that work in no other. Raises when role or workspace do not exist.';
 
 CREATE FUNCTION cdp.revoke_workspace(role name, workspace text) RETURNS void
 	LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_revoke_workspace';

@@ -370,7 +370,7 @@ cdp_sql_purge_before(PG_FUNCTION_ARGS)
 	cdp_version_require();
 	check_class(fcinfo);
 	s.watermark = instant_argument(fcinfo);
-	workspace = cdp_workspace_by_name(NULL);
+	workspace = cdp_workspace_of_caller(NULL);
 	s.workspace_id = workspace->id;
 	PreventCommandDuringRecovery("cdp.purge_before()");
 	if (!dry)

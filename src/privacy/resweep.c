@@ -133,8 +133,10 @@ sweep_slice(void *arg)
 {
 	Pending    *p = arg;
 	CdpSweep	s = {.cxt = CurrentMemoryContext, .workspace_id = p->workspace_id, .watermark = p->watermark, .after = p->after};
-	bool		more = cdp_sweep_people(&s);
+	bool		more;
 
+	(void) cdp_workspace_hold(p->workspace_id); /* of one that was dropped nothing is found */
+	more = cdp_sweep_people(&s);
 	p->after = more ? s.after : 0;
 	p->found |= more;
 }
@@ -145,6 +147,7 @@ sweep_rest(void *arg)
 	Pending    *p = arg;
 	CdpSweep	s = {.cxt = CurrentMemoryContext, .workspace_id = p->workspace_id, .watermark = p->watermark};
 
+	(void) cdp_workspace_hold(p->workspace_id);
 	cdp_sweep_seen(&s);
 	cdp_sweep_nobody(&s);
 }

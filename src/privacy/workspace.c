@@ -143,26 +143,78 @@ has_any_workspace(Oid role, List *workspaces)
 	return false;
 }
 
+typedef void (*RoleFunction) (Form_pg_authid role, void *arg);
+
+static void
+each_role(RoleFunction f, void *arg)
+{
+	Relation	rel = table_open(AuthIdRelationId, AccessShareLock);
+	TableScanDesc scan = table_beginscan_catalog(rel, 0, NULL);
+	HeapTuple	tuple;
+
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+		f((Form_pg_authid) GETSTRUCT(tuple), arg);
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+}
+
+typedef struct Without
+{
+	List	   *workspaces;
+	RoleTest	is_of_kind;
+	StringInfoData names;
+} Without;
+
+static void
+name_if_without(Form_pg_authid role, void *arg)
+{
+	Without    *w = arg;
+
+	if (role->rolcanlogin && w->is_of_kind(role) && !has_any_workspace(role->oid, w->workspaces))
+		appendStringInfo(&w->names, "%s%s", w->names.len ? ", " : "", NameStr(role->rolname));
+}
+
 /* Names of the roles of a kind that can log in and work in no workspace. */
 static char *
 roles_without_workspace(List *workspaces, RoleTest is_of_kind)
 {
-	Relation	rel = table_open(AuthIdRelationId, AccessShareLock);
-	TableScanDesc scan = table_beginscan_catalog(rel, 0, NULL);
-	StringInfoData names;
-	HeapTuple	tuple;
+	Without		w = {workspaces, is_of_kind};
 
-	initStringInfo(&names);
-	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
-	{
-		Form_pg_authid role = (Form_pg_authid) GETSTRUCT(tuple);
+	initStringInfo(&w.names);
+	each_role(name_if_without, &w);
+	return w.names.data;
+}
 
-		if (role->rolcanlogin && is_of_kind(role) && !has_any_workspace(role->oid, workspaces))
-			appendStringInfo(&names, "%s%s", names.len ? ", " : "", NameStr(role->rolname));
-	}
-	table_endscan(scan);
-	table_close(rel, AccessShareLock);
-	return names.data;
+typedef struct Elsewhere
+{
+	Oid			granted;
+	List	   *others;			/* workspaces */
+	bool		found;
+} Elsewhere;
+
+static void
+note_elsewhere(Form_pg_authid role, void *arg)
+{
+	Elsewhere  *e = arg;
+
+	e->found |= is_member_of_role_nosuper(role->oid, e->granted) && has_any_workspace(role->oid, e->others);
+}
+
+/* With two workspaces a role can work in none: an admin must not do that to people of others. */
+static void
+refuse_role_of_others(Oid granted, const char *name, int32 workspace_id)
+{
+	Elsewhere	e = {granted, list_delete_int(cdp_workspace_ids(), workspace_id)};
+
+	if (superuser_arg(GetOuterUserId()))
+		return;
+	each_role(note_elsewhere, &e);
+	if (e.found)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to grant a workspace to role \"%s\"", name),
+				 errdetail("The role, or a member of it, works in another one, and could work in none with both."),
+				 errhint("It must be done by a superuser.")));
 }
 
 /* ---------------------------------------------------------------- changes */
@@ -206,9 +258,10 @@ run_as_owner(const char *sql, const char *text, int32 number, int expected)
 
 /* One at a time; who reads the table is not kept waiting. */
 static void
-lock_workspaces(void)
+lock_workspaces(const char *function)
 {
 	require_superuser();
+	PreventCommandDuringRecovery(function);
 	cdp_version_require();
 	LockRelationOid(cdp_table(CDP_T_WORKSPACE), ShareRowExclusiveLock);
 }
@@ -237,7 +290,7 @@ cdp_sql_create_workspace(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	lock_workspaces();
+	lock_workspaces("create_workspace");
 	run_as_owner("INSERT INTO cdp_data.workspace (name)"
 				 " SELECT $1 WHERE $2 OPERATOR(pg_catalog.=) 0", name, 0, SPI_OK_INSERT);
 	run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"
@@ -258,7 +311,7 @@ cdp_sql_drop_workspace(PG_FUNCTION_ARGS)
 	CdpWorkspace *w;
 	Datum		report;
 
-	lock_workspaces();
+	lock_workspaces("drop_workspace");
 	w = cdp_workspace_by_name(name);
 	if (list_length(cdp_workspace_ids()) == 1)
 		ereport(ERROR,
@@ -288,14 +341,19 @@ check_everybody(void)
 static void
 grant_or_revoke(FunctionCallInfo fcinfo, const char *sql, int expected)
 {
-	Name		role = PG_GETARG_NAME(0);
+	const char *role = NameStr(*PG_GETARG_NAME(0));
 	CdpWorkspace *w = cdp_workspace_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 
-	if (strcmp(NameStr(*role), CDP_EVERYBODY) == 0)
+	if (strcmp(role, CDP_EVERYBODY) == 0)
 		check_everybody();
 	else
-		(void) get_role_oid(NameStr(*role), false);
-	run_as_owner(sql, NameStr(*role), w->id, expected);
+	{
+		Oid			granted = get_role_oid(role, false);
+
+		if (expected == SPI_OK_INSERT)
+			refuse_role_of_others(granted, role, w->id);
+	}
+	run_as_owner(sql, role, w->id, expected);
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_grant_workspace);

@@ -345,7 +345,7 @@ keep_old(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *varg)
 void
 cdp_traits_keep(CdpTraitSet *set, Jsonb *traits, bytea *stamps, TimestampTz before, const CdpErased *erased)
 {
-	KeepArg		arg = {.before = before,.erased = erased};
+	KeepArg		arg = {.before = before, .erased = erased};
 
 	open_stamps(&arg.in, stamps);
 	each_member(set, traits, keep_old, &arg);

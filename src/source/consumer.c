@@ -25,7 +25,7 @@
 
 #include "worker.h"
 
-#define SECRET_OPTIONS 2		/* those that come from the secrets file at the most */
+#define MORE_OPTIONS 3			/* those that we add at the most */
 
 /* ---------------------------------------------------------------- the source's options */
 
@@ -36,6 +36,14 @@ option_value(const Worker *w, const char *name)
 		if (strcmp(w->option_names[i], name) == 0)
 			return w->option_values[i];
 	return NULL;
+}
+
+static bool
+uses_tls(const Worker *w)
+{
+	const char *protocol = option_value(w, "security.protocol");
+
+	return protocol && strstr(protocol, "ssl");
 }
 
 static bool
@@ -99,12 +107,17 @@ close_consumer(int code, Datum arg)
 static CdpConsumer *
 open_with(const Worker *w, const CdpSecrets *s, const char **error)
 {
-	const char **names = palloc((w->noptions + SECRET_OPTIONS) * sizeof(char *));
-	const char **values = palloc((w->noptions + SECRET_OPTIONS) * sizeof(char *));
+	const char **names = palloc((w->noptions + MORE_OPTIONS) * sizeof(char *));
+	const char **values = palloc((w->noptions + MORE_OPTIONS) * sizeof(char *));
 	int			n = w->noptions;
 
 	memcpy(names, w->option_names, n * sizeof(char *));
 	memcpy(values, w->option_values, n * sizeof(char *));
+	if (uses_tls(w))
+	{
+		names[n] = "ssl.endpoint.identification.algorithm"; /* "none" by default before librdkafka 2.0 */
+		values[n++] = "https";
+	}
 	if (s->sasl_password)
 	{
 		names[n] = "sasl.password";
@@ -164,27 +177,42 @@ cdp_consumer_open(Worker *w)
 	make_wait_set(w);
 }
 
-void
-cdp_consumer_renew(Worker *w)
+/* The first consumer stays; NULL: no more. */
+static void
+note_refusal(Worker *w, const char *error)
 {
-	CdpConsumer *consumer;
-	const char *error;
-
-	if (!look_at_files(w))
-		return;
-	consumer = open_consumer(w, &error);
-	if (consumer == NULL)
-	{
+	if (w->refusal)
+		pfree(w->refusal);
+	w->refusal = error ? MemoryContextStrdup(w->cxt, error) : NULL;
+	if (error)
 		ereport(WARNING,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("source \"%s\" goes on with the secrets and certificates that it has: %s", w->name, error)));
-		cdp_slot_error(w->slot, "08000", error);
-		return;
-	}
+}
+
+static void
+take_consumer(Worker *w, CdpConsumer *consumer)
+{
 	FreeWaitEventSet(w->wait_set);
 	close_consumer(0, PointerGetDatum(w));
 	w->consumer = consumer;
 	make_wait_set(w);
 	cdp_parts_restart(w);
 	ereport(LOG, (errmsg("source \"%s\" goes on with other secrets or certificates", w->name)));
+}
+
+void
+cdp_consumer_renew(Worker *w)
+{
+	if (look_at_files(w))
+	{
+		const char *error;
+		CdpConsumer *consumer = open_consumer(w, &error);
+
+		note_refusal(w, error);
+		if (consumer)
+			take_consumer(w, consumer);
+	}
+	if (w->refusal)
+		cdp_slot_error(w->slot, "08000", w->refusal);	/* again, as long as it lasts */
 }

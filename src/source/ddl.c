@@ -155,6 +155,15 @@ mark_blocked(Oid database)
 }
 
 static bool
+holds_block_of(Oid database)
+{
+	for (int b = 0; b < nblocks; b++)
+		if (blocks[b] == database)
+			return true;
+	return false;
+}
+
+static bool
 has_workers(Oid database)
 {
 	bool		found = false;
@@ -198,10 +207,13 @@ keep_free(Oid database)
 	if (!OidIsValid(database) || nblocks == CDP_BLOCKS || !may_command(database))
 		return;
 	register_callback();
-	if (!mark_blocked(database))
-		return;					/* many such commands at once: this one sees for itself */
-	blocks[nblocks++] = database;
-	holds_blocks = true;
+	if (!holds_block_of(database))
+	{
+		if (!mark_blocked(database))
+			return;				/* many such commands at once: this one sees for itself */
+		blocks[nblocks++] = database;
+		holds_blocks = true;
+	}
 
 	ConditionVariablePrepareToSleep(&cdp_workers->progress);
 	while (has_workers(database) && cdp_ticks() < until)

@@ -21,7 +21,7 @@ CREATE FUNCTION cdp.ingest(message jsonb, source text DEFAULT NULL)
 REVOKE ALL ON FUNCTION cdp.ingest(jsonb, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.ingest(jsonb, text) TO cdp_ingest;
 COMMENT ON FUNCTION cdp.ingest(jsonb, text) IS
-'Applies one message, or an array of messages, in the caller''s transaction. source: an SQL source, NULL: sql. Returns a row a message: its place in the array from 1, its id, its outcome (stored, duplicate, quarantined) and the reason when it was quarantined. Raises when the source does not exist, has brokers, or the role is not of cdp_ingest and of the source''s workspace; never for what is in a message.';
+'Applies one message, or an array of messages, in the caller''s transaction. source: an SQL source, NULL: sql. Returns a row a message: its place in the array from 1, its id, its outcome (stored, duplicate, quarantined, expired, suppressed) and the reason when it was quarantined. Raises when the source does not exist, has brokers, or the role is not of cdp_ingest and of the source''s workspace; never for what is in a message.';
 
 CREATE FUNCTION cdp.ingest_many(messages jsonb[], source text DEFAULT NULL)
 	RETURNS TABLE (ordinal integer, message_id text, outcome text, reason text)

@@ -490,6 +490,24 @@ report_purge(Report *r)
 			"It ends when all transactions have ended that wrote into cdp then, or hold people whose events go: see oldest_snapshot and maintenance here.");
 }
 
+/* Erasures that are to be repeated when the batches of that time have ended. */
+static void
+report_erasure(Report *r)
+{
+	int64		seconds;
+	int64		waiting = count_waiting("erasure WHERE completed_at IS NULL", "erased_at", &seconds);
+
+	if (waiting == 0)
+		say(r, "ok", "erasure", "nothing is left of who was forgotten", NULL);
+	else if (seconds < OLD_PURGE_S)
+		say(r, "info", "erasure", psprintf("messages of %lld erasures are looked for once more", (long long) waiting),
+			"The maintenance worker does it within moments.");
+	else
+		say(r, "warning", "erasure",
+			psprintf("messages of people who were forgotten %lld s ago may be left among those that are set aside", (long long) seconds),
+			"It ends when all transactions have ended that wrote into cdp then: see oldest_snapshot and maintenance here.");
+}
+
 /*
  * What keeps old row versions alive: asked as the bootstrap superuser, so that
  * every caller gets the same answer; names only a process, slot or transaction.
@@ -564,6 +582,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	report_parked(&r);
 	report_recompute(&r);
 	report_purge(&r);
+	report_erasure(&r);
 	report_snapshots(&r);
 	SPI_finish();
 	return (Datum) 0;

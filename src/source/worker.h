@@ -108,6 +108,7 @@ typedef struct Worker
 	CdpConsumer *consumer;
 	WaitEventSet *wait_set;		/* the consumer's, the latch and the postmaster */
 	CdpFileMark files[CDP_WORKER_FILES];
+	char	   *refusal;		/* why the files as they are now were not taken; NULL: they were */
 
 	int			ntopics;
 	Topic	   *topics;

@@ -22,11 +22,14 @@ import broker    # noqa: E402
 import latency   # noqa: E402
 import machine   # noqa: E402
 import postgres  # noqa: E402
+import tap       # noqa: E402
 import workload  # noqa: E402
 
 TOPIC = 'bench'
 PARTITIONS = 4
 STEP = 1_000_000                # events per step while the database grows
+TOKENS = 1_000_000              # of forgotten identifiers
+FORGOTTEN, FORGOTTEN_EVENTS = 9, 1000
 QUIET_EVENTS = 400
 WAIT = '1 hour'
 CSV = "WITH (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
@@ -140,6 +143,16 @@ def kafka_one(bench):
     bench.expect(bench.arguments.events)
 
 
+def tokens(bench):
+    """One worker where many people were forgotten: none of these, so every new identifier is looked for."""
+    bench.database()
+    bench.value(f"""WITH t AS (INSERT INTO cdp_data.suppression (identifier_id, not_before, workspace_id, "check")
+                    SELECT hashint8extended(n, 42), cdp.now(), 1, 0 FROM generate_series(1, {TOKENS}) n RETURNING 1) SELECT count(*) FROM t""")
+    bench.value('ANALYZE cdp_data.suppression')
+    bench.timed('kafka, one worker, 1 M tokens', lambda: bench.consume('tokens', 1))
+    bench.expect(bench.arguments.events)
+
+
 def kafka_two(bench):
     """Two workers."""
     bench.database()
@@ -192,8 +205,51 @@ def grow(bench):
     bench.facts[f'cost per event at {steps} M stored against at 1 M'] = round(taken[-1] / taken[0], 2)
 
 
-MEASUREMENTS = {'copy': plain_copy, 'one': kafka_one, 'two': kafka_two, 'inbox': inbox, 'hand': by_hand}
-ONCE = {'quiet': quiet, 'grow': grow}
+def forget(bench):
+    """Forget people of many events, one after the other, while a worker consumes; in the database that has grown."""
+    if not bench.value('SELECT count(*) FROM (SELECT FROM cdp_data.event LIMIT 1) e'):
+        bench.produce('some', 9 * 10 ** 8, STEP)
+        bench.consume('some', 1, 'some')
+    stored = bench.value('SELECT sum(event_count) FROM cdp.profile')
+    for n in range(FORGOTTEN):
+        bench.value('SELECT count(*) FROM cdp.ingest_many(%s::jsonb[])', list(workload.history(n, FORGOTTEN_EVENTS)))
+    bench.produce('beside', 8 * 10 ** 8, STEP)
+    bench.server.rows('CHECKPOINT', dbname='postgres')
+    bench.value('SELECT cdp.create_source(%s, brokers => %s, topics => %s)', 'beside', bench.kafka.address, ['beside'])
+    at = "SELECT coalesce(sum(\"position\"), 0) FROM cdp.source_status WHERE source = 'beside'"
+    tap.wait_for(lambda: bench.value(at), 'the worker consumes', good=lambda n: n > 0)
+    taken = []
+    for n in range(FORGOTTEN):
+        began = time.monotonic()
+        answer = bench.value("SELECT cdp.forget('user_id', %s, 'bench', dry_run => false)", f'history-{n}')
+        taken.append((time.monotonic() - began) * 1000)
+        if answer['deleted']['event'] != FORGOTTEN_EVENTS:
+            raise RuntimeError(f'forget says {answer}')
+    if bench.value(at) == STEP:
+        raise RuntimeError('nothing was consumed any more when the last one was forgotten')
+    what = f'forget of {FORGOTTEN_EVENTS:,} events at {round(stored / STEP)} M stored, ingest running'
+    bench.facts[f'{what}, median, ms'] = round(statistics.median(taken))
+    bench.facts[f'{what}, worst of {FORGOTTEN}, ms'] = round(max(taken))
+
+
+def recovery(bench):
+    """kill -9 of the server while it consumes; from its start to the first new commit."""
+    bench.database()
+    bench.value('SELECT cdp.create_source(%s, brokers => %s, topics => %s)', 'killed', bench.kafka.address, [TOPIC])
+    at = 'SELECT coalesce(sum("position"), 0) FROM cdp_data.source_offset'
+    tap.wait_for(lambda: bench.value(at), 'a third is consumed', good=lambda n: n > bench.arguments.events / 3)
+    bench.server.kill()
+    began = time.monotonic()
+    bench.server.start()
+    before = bench.value(at)
+    tap.wait_for(lambda: bench.value(at), 'it goes on', good=lambda n: n > before)
+    bench.facts['kill -9 of the server to the first new commit, s'] = round(time.monotonic() - began, 1)
+    bench.value('SELECT cdp.wait_for_source(%s, %s)', 'killed', WAIT)
+    bench.expect(bench.arguments.events)
+
+
+MEASUREMENTS = {'copy': plain_copy, 'one': kafka_one, 'tokens': tokens, 'two': kafka_two, 'inbox': inbox, 'hand': by_hand}
+ONCE = {'quiet': quiet, 'recovery': recovery, 'grow': grow, 'forget': forget}
 
 
 def report(bench):
@@ -207,6 +263,8 @@ def report(bench):
         print(f'{name:50} {bench.arguments.events / taken:10,.0f} {ratio:>6} {runs:>24}')
     for name, value in bench.facts.items():
         print(f'{name:50} {value:>10,}')
+    if 'kafka, one worker, 1 M tokens' in medians and 'kafka, one worker' in medians:
+        print(f"{'cost of an event with 1 M tokens against without':50} {medians['kafka, one worker, 1 M tokens'] / medians['kafka, one worker']:>10.2f}")
     for name, goal in GOALS.items():
         if base and name in medians:
             print(f'{name}: {base / medians[name]:.2f} R, the goal is {goal} R')

@@ -35,3 +35,10 @@ def lines(first, count, people):
                     f'"category":"shoes","price":{choose.randrange(100, 20000) / 100},"currency":"EUR",'
                     f'"quantity":{choose.randrange(1, 5)}}}}}')
         yield device, (head + body).encode()
+
+
+def history(n, events):
+    """All that one busy person did: messages as JSON texts."""
+    for i in range(events):
+        yield json.dumps(segment.track(f'history-{n}-{i}', i * DAYS * 86_400_000 // events, userId=f'history-{n}', anonymousId=f'history-device-{n}-{i % 3}',
+                                       context=segment.CONTEXT, properties={'n': i, 'price': i / 100}))

@@ -10,6 +10,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 import machine
 import tap
+import wire
 
 VERSION = '3.9.1'
 JARS = os.path.join(machine.CACHE, 'kafka-' + VERSION)
@@ -21,7 +22,7 @@ PROPERTIES = '''process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}{listeners}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
@@ -41,12 +42,14 @@ log.initial.task.delay.ms=500
 
 
 class Listener:
-    """One more door of a broker, with its protocol and the broker's settings of this listener."""
+    """One more door of a broker, with its protocol and the broker's settings of this listener; at the end of a wire if so wanted."""
 
-    def __init__(self, name, protocol, **settings):
+    def __init__(self, name, protocol, wired=False, **settings):
         self.name = name
         self.protocol = protocol
-        self.address = f'localhost:{machine.free_port()}'
+        self.port = machine.free_port()
+        self.wire = wire.Wire(self.port) if wired else None
+        self.address = f'localhost:{self.wire.port if wired else self.port}'
         # dots of a setting as double, hyphens as triple underscores
         self.settings = ''.join(f'listener.name.{name.lower()}.{key.replace("___", "-").replace("__", ".")}={value}\n'
                                 for key, value in settings.items())
@@ -73,7 +76,8 @@ class Kafka:
                      '-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', JARS + '/*']
         with open(self.properties, 'w', encoding='ascii') as f:
             f.write(PROPERTIES.format(port=self.port, controller=machine.free_port(), directory=directory,
-                                      listeners=''.join(f',{each.name}://{each.address}' for each in listeners),
+                                      listeners=''.join(f',{each.name}://localhost:{each.port}' for each in listeners),
+                                      advertised=''.join(f',{each.name}://{each.address}' for each in listeners),
                                       protocols=''.join(f',{each.name}:{each.protocol}' for each in listeners)))
             f.writelines(each.settings for each in listeners)
         machine.run([*self.java, 'kafka.tools.StorageTool', 'format', '-t', CLUSTER_ID, '-c', self.properties,

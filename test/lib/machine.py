@@ -13,6 +13,7 @@ import pwd
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -25,9 +26,12 @@ DATA = os.path.join(ROOT, 'test', 'data')
 SERVER_USER = 'postgres' if os.geteuid() == 0 else None
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNS = 0x20000
+MS_REC, MS_PRIVATE = 0x4000, 0x40000
+MNT_DETACH = 2
 STOP_SECONDS = 20
 
-_libc = ctypes.CDLL(None)
+_libc = ctypes.CDLL(None, use_errno=True)
 _processes = []
 _directories = []
 _outlives = False
@@ -107,6 +111,56 @@ def run(command, **arguments):
     if done.returncode:
         raise RuntimeError(f'{" ".join(command)} ended with {done.returncode}:\n{done.stdout}')
     return done.stdout
+
+
+def may_mount():
+    """Give this program and what it starts mounts of their own, which end with it; False: it may not."""
+    return os.geteuid() == 0 and _libc.unshare(CLONE_NEWNS) == 0 and _libc.mount(b'none', b'/', None, MS_REC | MS_PRIVATE, None) == 0
+
+
+class SmallDisk:
+    """A directory that holds little; after may_mount()."""
+
+    def __init__(self, path, megabytes):
+        account = pwd.getpwnam(SERVER_USER)
+        self.path = path
+        os.mkdir(path)
+        options = f'size={megabytes}m,mode=0700,uid={account.pw_uid},gid={account.pw_gid}'
+        if _libc.mount(b'tmpfs', path.encode(), b'tmpfs', 0, options.encode()) != 0:
+            raise OSError(ctypes.get_errno(), f'cannot mount {path}')
+        atexit.register(lambda: _libc.umount2(path.encode(), MNT_DETACH))   # before the directories are removed
+
+    def fill(self, leave):
+        """Leave no more than so many bytes."""
+        with open(os.path.join(self.path, 'filler'), 'ab') as f:
+            while self.free() > leave:
+                f.write(bytes(min(1 << 20, self.free() - leave)))
+                f.flush()
+
+    def free(self):
+        """Bytes that are left."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def empty(self):
+        """Take back what fill() did."""
+        os.remove(os.path.join(self.path, 'filler'))
+
+
+class Clock:
+    """A wall clock of its own for the processes that are started under its wrapper."""
+
+    def __init__(self, directory):
+        library = os.path.join(directory, 'shifted_clock.so')
+        run(['cc', '-O2', '-shared', '-fPIC', '-o', library, os.path.join(ROOT, 'test', 'lib', 'shifted_clock.c')])
+        self.path = os.path.join(directory, 'clock')
+        self.shift(0)
+        self.wrapper = ['env', 'LD_PRELOAD=' + library, 'CDP_TEST_CLOCK=' + self.path]
+
+    def shift(self, seconds):
+        """Step it to so many seconds from the real time."""
+        with open(self.path, 'r+b' if os.path.exists(self.path) else 'wb') as f:
+            f.write(struct.pack('=q', round(seconds * 1000000)))
 
 
 def free_port():

@@ -5,7 +5,7 @@ import subprocess
 import machine
 
 COMPILER = ['gcc', '-g', '-O2', '-D_GNU_SOURCE', '-Wall', '-Wextra', '-Werror', '-Wdeclaration-after-statement', '-Wno-unused-parameter',
-            '-Wno-sign-compare', '-Wno-missing-field-initializers']
+            '-Wno-sign-compare', '-Wno-missing-field-initializers', *os.environ.get('CDP_UNIT_FLAGS', '').split()]
 
 # numbers of the protocol: requests
 FETCH, LIST_OFFSETS, METADATA, API_VERSIONS = 1, 2, 3, 18

@@ -39,9 +39,9 @@ class Installation:
         return os.path.join(os.path.dirname(self.ask('--pgxs')), '..', '..', path)
 
 
-def _copy_server(root):
+def _copy_server(root, pg_config):
     """Copy PostgreSQL under root; return the copy's pg_config."""
-    original = Installation(os.environ.get('PG_CONFIG') or 'pg_config')
+    original = Installation(pg_config)
     for what in ('--pkglibdir', '--bindir', '--sharedir'):
         path = original.ask(what)
         shutil.copytree(path, root + path, symlinks=True, dirs_exist_ok=True)
@@ -52,9 +52,10 @@ def _copy_server(root):
     return root + original.bindir + '/pg_config'
 
 
-def install(directory, *make_arguments):
+def install(directory, *make_arguments, original=None):
     """Copy PostgreSQL and the tree under a directory, build cdp there and install it."""
-    installation = Installation(_copy_server(os.path.join(directory, 'root')))
+    original = original or os.environ.get('PG_CONFIG') or 'pg_config'
+    installation = Installation(_copy_server(os.path.join(directory, 'root'), original))
     source = os.path.join(directory, 'source')
     shutil.copytree(machine.ROOT, source, ignore=NOT_SOURCE, symlinks=True)
     jobs = str(os.cpu_count() or 1)

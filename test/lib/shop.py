@@ -23,10 +23,10 @@ SEED = int(os.environ.get('CDP_SEED') or time.time())
 class Shop:
     """One server, one broker, one topic; every message that was produced must be in the database once."""
 
-    def __init__(self, name, **settings):
+    def __init__(self, name, directory=None, **settings):
         tap.note(f'CDP_SEED={SEED}')
         self.random = random.Random(SEED)
-        self.directory = machine.fresh_directory(name)
+        self.directory = directory or machine.fresh_directory(name)
         self.server = postgres.Server(postgres.installation(), self.directory, **settings)
         self.kafka = None
         self.producer = None

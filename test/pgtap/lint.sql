@@ -1,7 +1,7 @@
 -- Walks the catalog, so that no table, partition, view or function of cdp can
--- forget what all of them must have.  Each rule is a query that returns the
--- offenders.  Then one offender of each kind is planted, and every rule must
--- find it.
+-- forget what all of them must have (A20 and A66 of the threat list).  Each rule
+-- is a query that returns the offenders.  Then one offender of each kind is
+-- planted, and every rule must find it.
 \set ON_ERROR_STOP 1
 BEGIN;
 SET LOCAL search_path = public, pg_catalog;

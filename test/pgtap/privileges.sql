@@ -16,7 +16,7 @@ CREATE TEMP VIEW function_right AS
 	FROM pg_proc p, aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a
 	WHERE p.pronamespace = 'cdp'::regnamespace AND a.grantee <> p.proowner;
 
-SELECT plan(7);
+SELECT plan(8);
 
 SELECT results_eq(
 	$$SELECT object, string_agg(who, ' ' ORDER BY who COLLATE "C") FROM view_right GROUP BY object ORDER BY object COLLATE "C"$$,
@@ -79,6 +79,13 @@ SELECT results_eq(
 	('verify', 'admin auditor privacy_officer'),
 	('wait_for_source', 'admin')$$,
 	'the rights on functions are these; all others may be called by nobody');
+
+SELECT results_eq(
+	$$SELECT p.proname::text COLLATE "default" FROM pg_proc p WHERE p.pronamespace = 'cdp'::regnamespace
+		AND NOT EXISTS (SELECT FROM function_right r WHERE r.object = p.proname) AND obj_description(p.oid) NOT LIKE 'Internal: %'
+	  ORDER BY p.proname COLLATE "C"$$,
+	$$VALUES ('create_workspace'), ('drop_workspace'), ('migrate'), ('setup')$$,
+	'what is for superusers is this; the others say that they are internal');
 
 SELECT is_empty(
 	$$SELECT r.rolname FROM pg_roles r

@@ -28,7 +28,7 @@ CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void
 $$;
 SELECT plant(workspace_id, 1000, 'person@a.example') FROM cdp_data.workspace WHERE name = 'default';
 
-SELECT plan(91);
+SELECT plan(95);
 
 -- ---------------------------------------------------------------- one workspace
 SELECT is(cdp.current_workspace(), (SELECT workspace_id FROM cdp_data.workspace), 'a superuser works in the only workspace');
@@ -207,6 +207,12 @@ SELECT results_eq($$SELECT workspace_id, paused FROM cdp_data.source WHERE name 
 SET LOCAL ROLE regress_admin;
 SELECT throws_ok($$SELECT cdp.create_source('web')$$, '42710', NULL, 'a name is taken once in a workspace');
 SELECT throws_ok($$SELECT cdp.create_source('x', workspace => 'b')$$, '42501', NULL, 'an admin makes none elsewhere');
+
+-- ---------------------------------------------------------------- what an admin grants
+SELECT lives_ok($$SELECT cdp.grant_workspace('regress_nobody', 'default')$$, 'an admin grants the own workspace');
+SELECT throws_ok($$SELECT cdp.grant_workspace('regress_officer', 'default')$$, '42501', NULL, 'but not to who works in another one: that would lock him out');
+SELECT throws_ok($$SELECT cdp.grant_workspace('cdp_privacy_officer', 'default')$$, '42501', NULL, 'nor to a group that he is in');
+SELECT throws_ok($$SELECT cdp.grant_workspace('public', 'default')$$, '42501', NULL, 'nor to everybody');
 
 SELECT * FROM finish();
 ROLLBACK;

@@ -1,6 +1,6 @@
 """Run the test suites against servers of their own, and end with one line 'N passed, N failed'.
 
-usage: check.py [--soak] [--valgrind] [TEST...]
+usage: check.py [--soak] [--valgrind] [--sanitize] [TEST...]
 
 Builds a copy of the tree with warnings as errors, installs it into a private
 copy of PostgreSQL under ${TMPDIR:-/tmp}, starts a server and a broker on free
@@ -16,7 +16,8 @@ loopback ports, and runs:
 TEST is a suite or one test of it (its file's name without the ending);
 without it everything runs.  --soak makes the long programs longer (they read
 CDP_SOAK), --valgrind runs the server of regress, pgtap and isolation under
-valgrind.  With CDP_KEEP set the directory with all logs stays.
+valgrind, --sanitize builds C so that undefined behaviour ends the process that
+shows it.  With CDP_KEEP set the directory with all logs stays.
 """
 import argparse
 import glob
@@ -36,6 +37,7 @@ PROGRAM_SECONDS = 1500          # one program of a suite; the whole of make chec
 SOAK_SECONDS = 6 * 3600
 ORACLE_RUNS = 200
 SOAK_ORACLE_RUNS = 2000
+SANITIZER = '-fsanitize=undefined -fno-sanitize-recover=all'
 OUR_FRAME = re.compile(r'/cdp(_kafka)?\.so\)| cdp_')
 
 
@@ -66,7 +68,8 @@ class Check:
         self.valgrind = arguments.valgrind
         self.soak = arguments.soak
         self.directory = machine.fresh_directory('check')
-        self.inst = postgres.install(self.directory, 'WERROR=1')
+        self.sanitize = arguments.sanitize
+        self.inst = postgres.install(self.directory, 'WERROR=1', *(['OPTFLAGS=-O1 ' + SANITIZER] if self.sanitize else []))
         self.source = os.path.join(self.directory, 'source')
         self.shared_server = None
         self.shared_broker = None
@@ -108,6 +111,8 @@ class Check:
         environment = {**os.environ, 'CDP_TEST_PG_CONFIG': self.inst.pg_config, 'PG_CONFIG': self.inst.pg_config}
         if self.soak:
             environment['CDP_SOAK'] = '1'
+        if self.sanitize:
+            environment['CDP_UNIT_FLAGS'] = SANITIZER
         return environment
 
 
@@ -285,6 +290,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--soak', action='store_true')
     parser.add_argument('--valgrind', action='store_true')
+    parser.add_argument('--sanitize', action='store_true')
     parser.add_argument('tests', metavar='TEST', nargs='*')
     arguments = parser.parse_args()
     began = time.monotonic()

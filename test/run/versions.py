@@ -3,7 +3,7 @@
 usage: versions.py [VERSION...]
 
   17, 18   Debian's, in a chroot of its release that debootstrap makes from the
-           machine's own mirror
+           machine's own mirror; also pg_upgrade to it from Debian 12's 15
   16       no Debian release has it: the programs of a package of PyPI
 
 Roots and packages stay in ${XDG_CACHE_HOME:-~/.cache}/cdp; remove debian-* there
@@ -22,6 +22,7 @@ import broker    # noqa: E402
 import machine   # noqa: E402
 
 RELEASES = {'17': 'trixie', '18': 'sid'}
+OLD_VERSION, OLD_RELEASE = '15', 'bookworm'
 WHEEL = 'pgserver==0.1.4'       # PostgreSQL 16.2, whole: pg_config, headers, test drivers
 WHEEL_PLATFORM = ['--python-version', '3.12', '--platform', 'manylinux2014_x86_64']
 
@@ -97,22 +98,30 @@ class Root:
         if not os.path.exists(self.path):
             debootstrap(self.release, self.path)
         self.write('/etc/postgresql-common/createcluster.conf', 'create_main_cluster = false\n')
+        with open(self.path + '/etc/apt/sources.list', encoding='utf-8') as f:
+            kind, mirror, _, component = f.readline().split()[:4]
+        self.write('/etc/apt/sources.list.d/old.list', f'{kind} {mirror} {OLD_RELEASE} {component}\n')
         # packages are fetched in the way in which the machine fetches its own
         settings = re.findall(r'^Acquire::(?:https?::|Check-|Retries).*', had(['apt-config', 'dump']), re.M)
         self.write('/etc/apt/apt.conf.d/90machine', '\n'.join(settings) + '\n')
         had(self.command('apt-get', '-qq', 'update'))
         had(self.command('apt-get', '-qq', '-y', 'install', '--no-install-recommends', *PACKAGES,
-                         f'postgresql-{self.version}', f'postgresql-{self.version}-pgtap'))
-        # unpacked only: its dependencies are compilers that nothing here uses
-        had(self.command('sh', '-ec', f'cd /tmp; apt-get -qq download postgresql-server-dev-{self.version};'
-                         ' dpkg-deb -x postgresql-server-dev-*.deb /; rm postgresql-server-dev-*.deb'))
+                         f'postgresql-{self.version}', f'postgresql-{self.version}-pgtap', f'postgresql-{OLD_VERSION}'))
+        # unpacked only: their dependencies are compilers that nothing here uses
+        for version in (self.version, OLD_VERSION):
+            had(self.command('sh', '-ec', f'cd /tmp; apt-get -qq download postgresql-server-dev-{version};'
+                             ' dpkg-deb -x postgresql-server-dev-*.deb /; rm postgresql-server-dev-*.deb'))
         had(self.command('apt-get', 'clean'))
         self.write('/.complete', '')
 
     def programs(self):
         """What is to be run: name and command."""
         config = f'/usr/lib/postgresql/{self.version}/bin/pg_config'
-        return [('check', self.command('PG_CONFIG=' + config, TREE + '/test/run/check', '--no-prepare', *SUITES), None)]
+        old = f'/usr/lib/postgresql/{OLD_VERSION}/bin/pg_config'
+        return [('check', self.command('PG_CONFIG=' + config, TREE + '/test/run/check', '--no-prepare', *SUITES), None),
+                (f'pg_upgrade from {OLD_VERSION}',
+                 self.command('PG_CONFIG=' + config, 'CDP_TEST_OLD_PG_CONFIG=' + old, '/usr/bin/python3',
+                              TREE + '/test/versions/pg_upgrade.py'), None)]
 
 
 class Wheel:

@@ -127,6 +127,7 @@ def changes(kafka, publisher):
     tap.same(repaired, [('stored',)], 'a repaired message')
     forgotten = publisher.value("SELECT cdp.forget('user_id', 'u-40', 'request', dry_run => false)")
     tap.ok(forgotten['found'], 'a person is forgotten', forgotten)
+    tap.wait_for(lambda: publisher.rows('SELECT 1 FROM cdp.erasure WHERE completed_at IS NULL'), 'the erasure is complete', good=lambda rows: not rows)
     publisher.rows("SELECT cdp.pause_source('shop')")
 
 

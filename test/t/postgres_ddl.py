@@ -22,6 +22,8 @@ def maintenance_commands(s):
             c.execute(f'ALTER TABLE {table} SET (autovacuum_enabled = off)')
             c.execute(f'ALTER TABLE {table} RESET (autovacuum_enabled)')
         pour.flows()
+        for table in ('profile', 'identifier', 'link', 'source_offset'):
+            c.execute(f'CLUSTER cdp_data.{table} USING {table}_pkey')
         for index, in c.execute("SELECT i.indexrelid::regclass::text FROM pg_index i JOIN pg_class t ON t.oid = i.indrelid"
                                 " WHERE t.relnamespace = 'cdp_data'::regnamespace AND t.relkind = 'r'").fetchall():
             c.execute(f'REINDEX INDEX CONCURRENTLY {index}')
@@ -54,6 +56,17 @@ def locked(s, table, begins, ends, shown=None):
         pour.flows()
         tap.wait_for(lambda: ends in s.server.log_after(mark), f'the log says that it goes on with {table}')
         tap.same(s.server.pids('cdp'), pids, f'{table} was locked: no worker ended')
+
+
+def other_numbers_of_workers(s):
+    """The partitions change hands again and again, faster than workers start: each has one owner at a time."""
+    with s.pour() as pour:
+        for workers in (1, 4, 2, 3, 1, 4):
+            pour.flows()
+            for n in (workers, 5 - workers, workers):
+                s.server.rows('SELECT cdp.alter_source(%s, workers => %s)', shop.SOURCE, n)
+    s.server.rows('SELECT cdp.alter_source(%s, workers => %s)', shop.SOURCE, shop.WORKERS)
+    s.judge('other numbers of workers')
 
 
 def drop_extension(s):
@@ -229,7 +242,7 @@ def not_as_made(s):
 def main():
     """All of it over one server and one broker."""
     s = shop.Shop('ddl', max_prepared_transactions=10).open()
-    for situation in (maintenance_commands, locks, drop_extension, rename, clone_and_drop, versions, library_replaced,
+    for situation in (maintenance_commands, locks, other_numbers_of_workers, drop_extension, rename, clone_and_drop, versions, library_replaced,
                       not_as_made):
         situation(s)
     s.server.stop()

@@ -18,8 +18,9 @@ from psycopg.types.json import Jsonb  # noqa: E402
 MONTHS = 10
 PEOPLE = 40
 MANY_PEOPLE = 103_000           # more than one purge does
-KAFKA_MESSAGES = 20_000
+KAFKA_MESSAGES = 10_000
 KAFKA_DAYS = 100
+PURGES = 20
 FIRST = datetime.datetime(2025, 1, 1, tzinfo=datetime.timezone.utc)
 FIRST_CLOCK, CLOCK = '2025-01-15 00:00:00+00', '2025-12-15 00:00:00+00'
 LEAVES = """SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
@@ -80,13 +81,26 @@ def start(inst, directory):
     with server.connect() as c:
         for number in range(MONTHS):
             outcomes(c, [message(f'm{number}-{n}', month(number) + datetime.timedelta(hours=n), f'u{n}') for n in range(PEOPLE)])
+        outcomes(c, [message(f'before-{n}', FIRST - datetime.timedelta(hours=n + 1), f'u{n}') for n in range(PEOPLE)])
         # a device whose clock stands in February: the id lies there, the event in June
         outcomes(c, [message(f'odd-{n}', month(1) + datetime.timedelta(hours=n), f'u{n}', received=month(5)) for n in range(5)])
     return server
 
 
+FILTER = "SELECT count(*) FROM cdp.read_filters() WHERE ready AND leaf = 'cdp_data.message_seen_first'::regclass"
+
+
+def rounds(server):
+    """Wait until the maintenance worker has done all its jobs once more: it applies parked messages in each round."""
+    for _ in range(2):
+        server.rows("""INSERT INTO cdp_data.parked (workspace_id, source_id, parked_at, body)
+            SELECT workspace_id, source_id, now(), '{}' FROM cdp_data.source WHERE name = 'sql'""")
+        tap.wait_for(lambda: server.value('SELECT count(*) FROM cdp_data.parked'), 'a round of the maintenance worker', good=lambda n: n == 0)
+
+
 def check_reader(server):
     """A month that somebody reads is emptied, and dropped when he has gone."""
+    tap.wait_for(lambda: server.value(FILTER), 'the first partition has a filter', good=lambda n: n == 1)
     with server.connect() as c, server.connect(autocommit=False) as reader:
         before = months_of(server, 'event')
         asked = purge(c, month(3), dry_run=True)
@@ -96,7 +110,7 @@ def check_reader(server):
         took = (datetime.datetime.now() - began).total_seconds()
         tap.same((asked['event'], asked['message_seen'], asked['people']), (said['event'], said['message_seen'], said['people']),
                  'the dry run counted what was deleted')
-        tap.same((sum(said['event'].values()), said['people']), (3 * PEOPLE, PEOPLE), 'three months went')
+        tap.same((sum(said['event'].values()), said['people']), (4 * PEOPLE, PEOPLE), 'three months and what was before them went')
         tap.same((said['complete'], said['left']), (False, ['event_202501', 'event_202502', 'event_202503']), 'the months that are read are left')
         tap.ok(took < 5, 'and were not waited for long', took)
         tap.ok(set(said['dropped']) == {'message_seen_202501', 'message_seen_202502', 'message_seen_202503'},
@@ -117,10 +131,11 @@ def check_odd_ids(server):
     again = [message(f'odd-{n}', month(1) + datetime.timedelta(hours=n), f'u{n}', received=month(5)) for n in range(5)]
     late = [message(f'm{number}-{n}', month(number) + datetime.timedelta(hours=n), f'u{n}') for number in range(3) for n in range(PEOPLE)]
     with server.connect() as c:
-        tap.same(outcomes(c, again), {'duplicate': 5}, 'an id with a stamp below the watermark is known')
+        tap.same(outcomes(c, [message(f'odd-{n}', month(6), f'u{n}') for n in range(5)]), {'quarantined': 5},
+                 'an id with a stamp below the watermark is known, whatever the stamp of the copy')
+        tap.same(outcomes(c, again), {'duplicate': 5}, 'also of the same')
         tap.same(outcomes(c, late), {'expired': len(late)}, 'what was purged is refused')
-        tap.wait_for(lambda: c.execute("SELECT count(*) FROM cdp.read_filters() WHERE ready AND leaf = 'cdp_data.message_seen_first'::regclass").fetchone()[0],
-                     'the first partition has a filter again', good=lambda n: n == 1)
+        tap.wait_for(lambda: server.value(FILTER), 'the first partition has a filter again', good=lambda n: n == 1)
         tap.same(outcomes(c, again), {'duplicate': 5}, 'and with the new filter, too')
         rows = c.execute('SELECT count(*) FROM cdp_data.message_seen_first').fetchone()[0]
         tap.same(rows, 5, 'they lie in the first partition')
@@ -154,11 +169,37 @@ def check_held(server):
     clean(server, 'a batch of old')
 
 
+def check_open_batch(server):
+    """A transaction that wrote before a purge and commits after it: nothing is gone for certain before it ends."""
+    with server.connect(autocommit=False) as old, server.connect() as c:
+        tap.same(outcomes(old, [message('open-1', month(4), 'open'), message('open-2', month(4), 'u12')]), {'stored': 2}, 'a client stores and does not commit')
+        said = purge(c, month(4) + datetime.timedelta(hours=13))
+        tap.same((said['people'], said['held_people']), (12, 1), 'a purge passes over whom it holds')
+        rounds(server)
+        tap.ok(server.value('SELECT cleared < watermark FROM cdp_data.retention_watermark'), 'while it is open nothing is certain')
+        old.commit()
+    wait_until_cleared(server, 'an open batch')
+    with server.connect() as c:
+        tap.same((events_of(c, 'open'), events_of(c, 'u12')), ((0, 0), (MONTHS - 5, MONTHS - 5)), 'what it stored goes')
+    clean(server, 'an open batch')
+    with server.connect(autocommit=False) as old, server.connect() as c:
+        tap.same(outcomes(old, [message('open-3', month(4) + datetime.timedelta(hours=14), 'opened')]), {'stored': 1}, 'another one, with somebody who is new')
+        said = purge(c, month(4) + datetime.timedelta(hours=15))
+        tap.same(said['complete'], True, 'of whom the purge knows nothing')
+        rounds(server)
+        tap.ok(server.value('SELECT cleared < watermark FROM cdp_data.retention_watermark'), 'still nothing is certain')
+        old.commit()
+    wait_until_cleared(server, 'another open batch')
+    with server.connect() as c:
+        tap.same(events_of(c, 'opened'), (0, 0), 'what it stored goes, too')
+    clean(server, 'another open batch')
+
+
 def check_many(server):
     """More people than a purge does at once, and a crash before the rest."""
     with server.connect() as c:
         c.execute("""INSERT INTO cdp.inbox (message) SELECT jsonb_build_object('type', 'track', 'event', 'x', 'messageId', 'many-' || n, 'userId', 'many-' || n,
-            'originalTimestamp', %s::text) FROM generate_series(1, %s::int) n""", (month(4).isoformat(), MANY_PEOPLE))
+            'originalTimestamp', %s::text) FROM generate_series(1, %s::int) n""", ((month(4) + datetime.timedelta(days=20)).isoformat(), MANY_PEOPLE))
         said = purge(c, month(5))
         done = c.execute('SELECT count(*) FROM cdp.event WHERE occurred_at < %s', (month(5),)).fetchone()[0]
         tap.ok(not said['complete'] and said['people'] >= 100_000, 'one purge does a part of many people', said)
@@ -171,11 +212,11 @@ def check_many(server):
     clean(server, 'many people')
 
 
-def race(server, topic, produce):
+def race(server, produce):
     """Purges while a worker takes messages of all days, old ones and new ones, and a client writes; the last watermark."""
-    instant = month(5)
     failures = []
     stop = threading.Event()
+    taken = "SELECT coalesce(sum(\"position\"), 0) FROM cdp.source_status WHERE source = 'race'"
 
     def write():
         try:
@@ -183,7 +224,7 @@ def race(server, topic, produce):
                 n = 0
                 while not stop.is_set():
                     at = month(5) + datetime.timedelta(days=n * 7 % KAFKA_DAYS)
-                    outcomes(c, [message(f'client-{n}', at, f'k{n % 50}')])
+                    outcomes(c, [message(f'client-{n}', at, f'c{n % 50}')])
                     n += 1
         except Exception as e:
             failures.append(repr(e))
@@ -191,14 +232,16 @@ def race(server, topic, produce):
     writer, producer = threading.Thread(target=write), threading.Thread(target=produce)
     writer.start()
     producer.start()
+    held = 0
     with server.connect() as c:
-        while producer.is_alive() or instant < month(5) + datetime.timedelta(days=KAFKA_DAYS // 2):
-            instant += datetime.timedelta(days=2)
-            purge(c, min(instant, month(5) + datetime.timedelta(days=KAFKA_DAYS // 2)))
+        for n in range(PURGES):
+            tap.wait_for(lambda n=n: c.execute(taken).fetchone()[0], 'the worker takes messages', good=lambda got, n=n: got >= n * KAFKA_MESSAGES // PURGES)
+            held += purge(c, month(5) + datetime.timedelta(days=KAFKA_DAYS // 2) * (n + 1) // PURGES)['held_people']
     producer.join()
-    tap.ok(server.value("SELECT cdp.wait_for_source(%s, '60 s')", topic), 'the worker took all messages')
+    tap.ok(server.value("SELECT cdp.wait_for_source('race', '60 s')"), 'the worker took all messages')
     stop.set()
     writer.join()
+    tap.note(f'{held} people were held by batches when they were purged')
     tap.same(failures, [], 'the client got no error')
     return server.value('SELECT watermark FROM cdp_data.retention_watermark')
 
@@ -208,7 +251,8 @@ def check_kafka(server, kafka):
     kafka.create_topic('race')
     rng = random.Random(1)
     times = [month(5) + datetime.timedelta(seconds=rng.randrange(KAFKA_DAYS * 86400)) for _ in range(KAFKA_MESSAGES)]
-    messages = [message(f'kafka-{n}', at, f'k{rng.randrange(200)}', anonymousId=f'a{rng.randrange(400)}') for n, at in enumerate(times)]
+    users = [rng.randrange(500) for _ in times]
+    messages = [message(f'kafka-{n}', at, f'k{users[n]}', anonymousId=f'a{users[n]}-{n % 3}') for n, at in enumerate(times)]
 
     def produce():
         producer = kafka.producer()
@@ -217,7 +261,7 @@ def check_kafka(server, kafka):
         producer.flush()
 
     server.rows("SELECT cdp.create_source('race', brokers => %s, topics => '{race}')", kafka.address)
-    watermark = race(server, 'race', produce)
+    watermark = race(server, produce)
     wait_until_cleared(server, 'Kafka')
     left = sum(at >= watermark for at in times)
     stored = "SELECT count(*) FROM cdp.event WHERE message_id LIKE 'kafka-%%'"
@@ -274,6 +318,7 @@ def main():
     check_reader(server)
     check_odd_ids(server)
     check_held(server)
+    check_open_batch(server)
     check_many(server)
     check_kafka(server, kafka)
     check_workspaces(server)

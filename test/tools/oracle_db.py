@@ -11,7 +11,7 @@ RETRY_SECONDS = 0.1
 NOT_YET = ('recovery mode', 'starting up', 'not yet accepting')
 # everything that messages leave behind; namespaces, sources and the workspace stay
 DATA_TABLES = ('event', 'message_seen', 'quarantine', 'parked', 'identifier', 'link', 'contest', 'decision', 'profile', 'profile_trait', 'dirty',
-               'suppression', 'erasure')
+               'suppression', 'erasure', 'retention_watermark')
 CLEARS_BEFORE_TRUNCATE = 100    # DELETE of a few rows is faster than TRUNCATE of all partitions
 
 

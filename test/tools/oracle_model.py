@@ -431,3 +431,46 @@ def declared_traits(events):
             if k not in best or best[k][0] < order:
                 best[k] = (order, v)
     return {k: v for k, (_, v) in best.items() if v is not None}
+
+
+# ---------------------------------------------------------------- purging (R27, R31)
+
+class Purged:
+    """A workspace some of whose events were purged: what they said of who is who, and of traits, stays."""
+
+    def __init__(self, world, events):
+        self.world, self.live, self.watermark = world, dict(events), None
+        self.gone = {}              # {(n, key): (event, identifiers of whose it was, or None)}
+
+    def everything(self):
+        return {**{k: e for k, (e, _) in self.gone.items()}, **self.live}
+
+    def purge(self, watermark):
+        """Raise the watermark; how many events went."""
+        self.watermark = watermark if self.watermark is None else max(self.watermark, watermark)
+        owner = self.world.state_of(self.everything())[1]
+        went = [k for k, e in self.live.items() if e.occurred < self.watermark]
+        for k in went:
+            person = owner[k][1]
+            self.gone[len(self.gone), k] = (self.live.pop(k), person and person.identifiers)
+        return len(went)
+
+    def deliver(self, coming, events_of):
+        """Deliveries below the watermark are refused; others belong to an event that is stored, or are a new one."""
+        taken = [d for d in coming if times(d.message, d.record_time)[3] >= self.watermark]
+        stored = set(self.live)
+        for k, e in events_of(taken).items():
+            self.live[k] = min((self.live[k], e), key=lambda x: x.received) if k in stored else e
+
+    def state(self):
+        """As World.state(), of the events that are stored; traits are None where those of purged events may lie with somebody else."""
+        people, owner, demoted, _ = self.world.state_of(self.everything())
+        unsure = set()
+        for k, (_, whose) in self.gone.items():
+            if whose and not whose <= owner[k][1].identifiers:
+                unsure |= whose | owner[k][1].identifiers
+        for p in people:
+            p.events = [e for e in p.events if any(e is live for live in self.live.values())]
+            if p.identifiers & unsure:
+                p.traits = None
+        return people, {k: owner[k] for k in self.live}, demoted

@@ -1,0 +1,74 @@
+/*
+ * shifted_clock.c: preloaded into a server under test, shifts its wall clock.
+ *
+ * The file that CDP_TEST_CLOCK names holds a 64-bit number of microseconds,
+ * which is added to the real time; who writes another one steps the clock of
+ * all processes at once.  Clocks that nobody can set are left alone.
+ */
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+#include <unistd.h>
+
+static const volatile int64_t *shift;
+
+static int64_t
+microseconds(void)
+{
+	if (shift == NULL)
+	{
+		const char *path = getenv("CDP_TEST_CLOCK");
+		int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+		void	   *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+
+		if (fd >= 0)
+			close(fd);
+		if (p == MAP_FAILED)
+			abort();
+		shift = p;
+	}
+	return *shift;
+}
+
+int
+clock_gettime(clockid_t id, struct timespec *ts)
+{
+	int			rc = (int) syscall(SYS_clock_gettime, id, ts);
+	int64_t		us;
+
+	if (rc != 0 || (id != CLOCK_REALTIME && id != CLOCK_REALTIME_COARSE))
+		return rc;
+	us = (int64_t) ts->tv_sec * 1000000 + ts->tv_nsec / 1000 + microseconds();
+	ts->tv_sec = us / 1000000;
+	ts->tv_nsec = us % 1000000 * 1000 + ts->tv_nsec % 1000;
+	return 0;
+}
+
+int
+gettimeofday(struct timeval *restrict tv, void *restrict tz)
+{
+	struct timespec ts;
+
+	(void) tz;
+	if (clock_gettime(CLOCK_REALTIME, &ts) != 0)
+		return -1;
+	tv->tv_sec = ts.tv_sec;
+	tv->tv_usec = ts.tv_nsec / 1000;
+	return 0;
+}
+
+time_t
+time(time_t *t)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	if (t)
+		*t = ts.tv_sec;
+	return ts.tv_sec;
+}

@@ -1,0 +1,160 @@
+"""Attacks that need sessions, databases or a server of their own; the others are in test/pgtap/attacks.sql."""
+import os
+import re
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import machine   # noqa: E402
+import postgres  # noqa: E402
+import segment   # noqa: E402
+import tap       # noqa: E402
+
+import psycopg                         # noqa: E402
+from psycopg.types.json import Jsonb   # noqa: E402
+
+ROLES = ('analyst', 'marketer', 'auditor', 'privacy_officer', 'admin', 'ingest')
+
+
+def refused(connection, sql, name, code='42501'):
+    """The statement must fail in this way."""
+    try:
+        connection.execute(sql)
+        tap.ok(False, name, 'no error')
+    except psycopg.Error as e:
+        tap.same(e.sqlstate, code, name)
+
+
+def check_schema_of_others(server):
+    """A63: what was made before CREATE EXTENSION and cdp.setup() is not adopted."""
+    server.rows('CREATE ROLE owning LOGIN CREATEDB', dbname='postgres')
+    for made, schema in (('CREATE SCHEMA cdp', 'cdp'),
+                         ('CREATE SCHEMA cdp; CREATE FUNCTION cdp.now() RETURNS timestamptz LANGUAGE sql AS $$SELECT now()$$', 'cdp'),
+                         ('CREATE SCHEMA cdp; CREATE TABLE cdp.event (x integer)', 'cdp'),
+                         ('CREATE SCHEMA cdp_data', 'cdp_data'),
+                         ('CREATE SCHEMA cdp_data; CREATE TABLE cdp_data.version (version integer, applied_at timestamptz)', 'cdp_data')):
+        server.rows('CREATE DATABASE planted OWNER owning', dbname='postgres')
+        with server.connect('planted', user='owning') as c:
+            c.execute(made)
+        with server.connect('planted') as c:
+            if schema == 'cdp':
+                refused(c, 'CREATE EXTENSION cdp', f'A63: refused after {made}', '42P06')
+            else:
+                c.execute('CREATE EXTENSION cdp')
+                refused(c, 'SELECT cdp.setup()', f'A63: setup refuses after {made}')
+            c.execute(f'DROP SCHEMA {schema} CASCADE')
+            c.execute('CREATE EXTENSION IF NOT EXISTS cdp')
+            c.execute('SELECT cdp.setup()')
+            tap.same(c.execute("SELECT count(*) FROM cdp.source").fetchone()[0], 1, 'A63: and works when it is gone')
+        server.rows('DROP DATABASE planted WITH (FORCE)', dbname='postgres')
+
+
+def check_owner_with_members(server):
+    """A role that somebody put into cdp_owner before."""
+    server.rows('GRANT cdp_owner TO owning', dbname='postgres')
+    server.rows('CREATE DATABASE planted', dbname='postgres')
+    with server.connect('planted') as c:
+        refused(c, 'CREATE EXTENSION cdp', 'A63: cdp_owner must have no members', '0P000')
+    server.rows('DROP DATABASE planted', dbname='postgres')
+    server.rows('REVOKE cdp_owner FROM owning', dbname='postgres')
+
+
+def check_scripts(inst):
+    """A66: the install script creates, and adopts nothing."""
+    folder = os.path.join(inst.ask('--sharedir'), 'extension')
+    for name in sorted(os.listdir(folder)):
+        if not re.fullmatch(r'cdp--.*\.sql', name):
+            continue
+        with open(os.path.join(folder, name), encoding='utf-8') as f:
+            script = f.read()
+        tap.same(re.findall(r'(?i)\bOR\s+REPLACE\b|\bIF\s+NOT\s+EXISTS\b(?!\s*\()', script), [], f'A66: {name} adopts nothing that is there')
+        tap.ok(r'\quit' in script, f'A66: {name} can not be run by hand')
+        tap.ok(all('%I' in call or '%L' in call or '%s' in call for call in re.findall(r"EXECUTE\s+pg_catalog\.format\('[^']*'", script)) and
+               not re.search(r"EXECUTE\s+'[^']*'\s*\|\|", script), f'A66: {name} puts no statement together by hand')
+
+
+def check_logins(server):
+    """A71, A21: with a session of their own."""
+    server.rows('CREATE ROLE nobody LOGIN', dbname='postgres')
+    for user in ('nobody', *ROLES):
+        if user != 'nobody':
+            server.rows(f'CREATE ROLE {user} LOGIN IN ROLE cdp_{user}')
+        with server.connect(user=user) as c:
+            for statement in ('SET ROLE cdp_owner', 'SET SESSION AUTHORIZATION postgres', 'SELECT * FROM cdp_data.identifier',
+                              "LOAD 'auto_explain'", 'GRANT cdp_owner TO CURRENT_USER', 'DROP EXTENSION cdp'):
+                refused(c, statement, f'A71: {user} may not: {statement}')
+
+
+SHOWN = ('SELECT s::text FROM pg_settings s', 'SELECT s::text FROM pg_file_settings s', 'SELECT s::text FROM pg_db_role_setting s',
+         'SELECT s::text FROM pg_stat_activity s', 'SELECT s::text FROM cdp.status s', 'SELECT s::text FROM cdp_data.instance s',
+         "SELECT prosrc FROM pg_proc WHERE pronamespace = 'cdp'::regnamespace", 'SELECT description FROM pg_description')
+
+
+def places_with(server, key):
+    """Where a key is shown or stored: queries, lines of the log, files of the data directory."""
+    texts = (key.hex(), key.hex().upper(), repr(key)[2:-1])
+    found = [sql for sql in SHOWN for row in server.rows(sql) if any(t in str(row) for t in texts)]
+    with open(server.log, encoding='utf-8', errors='replace') as f:
+        found += ['log' for line in f if any(t in line for t in texts)]
+    for folder, _, names in os.walk(server.data):
+        for name in names:
+            try:
+                with open(os.path.join(folder, name), 'rb') as f:
+                    if key in f.read():
+                        found.append('file')
+            except FileNotFoundError:       # the server removed it meanwhile
+                pass
+    return found
+
+
+def check_key(server):
+    """A69: nothing tells the key, not even to a superuser."""
+    with open(server.data + '.cdp_key', 'rb') as f:
+        key = f.read()
+    server.rows('CHECKPOINT')
+    tap.same(places_with(server, key), [], 'A69: the key is nowhere in settings, views, definitions, the log of debug5 and the data directory')
+    server.rows('CREATE TABLE planted (x bytea)')
+    server.rows('INSERT INTO planted VALUES (%s)', key)
+    with server.connect() as c:
+        refused(c, f"SELECT '{key.hex()}'::integer", 'A69: one is planted', '22P02')
+    server.rows(f"COMMENT ON TABLE planted IS '{key.hex()}'")
+    server.rows('CHECKPOINT')
+    tap.ok({'log', 'file', SHOWN[-1]} <= set(places_with(server, key)), 'A69: it would be found')
+
+
+def notify_traffic(connection):
+    """Accesses to the queue of notifications that this session and others made so far."""
+    connection.execute('SELECT pg_stat_force_next_flush()')
+    return connection.execute("SELECT sum(blks_zeroed + blks_hit + blks_read) FROM pg_stat_slru WHERE lower(name) = 'notify'").fetchone()[0]
+
+
+def check_notifications(server):
+    """A74: nobody is notified of anything, on no channel."""
+    with server.connect() as c:
+        before = notify_traffic(c)
+        c.execute('SELECT * FROM cdp.ingest(%s)', (Jsonb([segment.identify('n', userId='ada', traits={'email': 'ada@example.com'}),
+                                                         {'type': 'telepathy', 'userId': 'ada'}]),))
+        c.execute("SELECT cdp.create_workspace('noticed')")
+        c.execute("SELECT cdp.drop_workspace('noticed', false)")
+        c.execute("SELECT cdp.grant_workspace('public', 'default')")
+        c.execute("SELECT cdp.forget('user_id', 'ada', 'test', false)")
+        tap.same(notify_traffic(c), before, 'A74: nothing is notified')
+        c.execute("NOTIFY cdp, 'x'")
+        tap.ok(notify_traffic(c) > before, 'A74: it would be seen')
+
+
+def main():
+    """One server."""
+    inst = postgres.installation()
+    directory = machine.fresh_directory('attacks')
+    server = postgres.Server(inst, directory, log_min_messages='debug5').start()
+    server.create_database()
+    check_schema_of_others(server)
+    check_owner_with_members(server)
+    check_scripts(inst)
+    check_logins(server)
+    check_notifications(server)
+    check_key(server)
+    server.stop()
+
+
+tap.main(main)

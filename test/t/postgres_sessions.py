@@ -1,0 +1,251 @@
+"""Other sessions: hostile settings, transactions that stay open or prepared, long snapshots, a clock that is set."""
+import contextlib
+import datetime
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import machine   # noqa: E402
+import postgres  # noqa: E402
+import segment   # noqa: E402
+import shop      # noqa: E402
+import tap       # noqa: E402
+
+psycopg = postgres.psycopg
+DAY = 86400
+
+# what changes the meaning of SQL, and must not of ours
+CONFUSING = {
+    'search_path': 'hostile, public', 'row_security': 'on', 'TimeZone': 'Asia/Kolkata', 'DateStyle': 'German, DMY', 'IntervalStyle': 'sql_standard',
+    'client_min_messages': 'error', 'standard_conforming_strings': 'off', 'backslash_quote': 'off', 'escape_string_warning': 'off',
+    'bytea_output': 'escape', 'extra_float_digits': '-15', 'transform_null_equals': 'on', 'array_nulls': 'off',
+    'quote_all_identifiers': 'on', 'check_function_bodies': 'off', 'plan_cache_mode': 'force_generic_plan', 'enable_indexscan': 'off',
+    'enable_nestloop': 'off', 'enable_seqscan': 'off', 'work_mem': '64kB', 'jit_above_cost': '0',
+    'default_statistics_target': '1', 'plpgsql.variable_conflict': 'use_column', 'plpgsql.extra_errors': 'all',
+    'default_toast_compression': 'pglz', 'synchronous_commit': 'on', 'max_stack_depth': '200kB'}
+# what keeps a session from working, and must not keep workers
+CRIPPLING = {
+    'statement_timeout': '1ms', 'lock_timeout': '1ms', 'idle_in_transaction_session_timeout': '1ms', 'idle_session_timeout': '1ms',
+    'default_transaction_read_only': 'on', 'default_transaction_isolation': 'serializable', 'default_transaction_deferrable': 'on',
+    'row_security': 'off', 'session_replication_role': 'replica', 'exit_on_error': 'on', 'deadlock_timeout': '10min', 'role': 'nobody_at_all'}
+HOSTILE_SCHEMA = """
+CREATE ROLE nobody_at_all;
+CREATE SCHEMA hostile;
+CREATE FUNCTION hostile.lies(bigint, bigint) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+CREATE OPERATOR hostile.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = hostile.lies);
+CREATE FUNCTION hostile.now() RETURNS timestamptz LANGUAGE sql AS $$SELECT '-infinity'::timestamptz$$;
+CREATE FUNCTION hostile.format(text, VARIADIC text[]) RETURNS text LANGUAGE sql AS $$SELECT 'DROP SCHEMA cdp_data CASCADE'$$;
+CREATE TABLE hostile.pg_class (oid oid);
+CREATE TABLE hostile.event (LIKE cdp_data.event)"""
+
+
+@contextlib.contextmanager
+def untouched_sessions(**more):
+    """Sessions of this program have none of the crippling settings, and not those of the confusing ones that are named."""
+    defaults = {'statement_timeout': '0', 'lock_timeout': '0', 'idle_in_transaction_session_timeout': '0', 'idle_session_timeout': '0',
+                'default_transaction_read_only': 'off', 'default_transaction_isolation': 'read\\ committed', 'row_security': 'on',
+                'session_replication_role': 'origin', 'exit_on_error': 'off', 'role': 'none', **more}
+    os.environ['PGOPTIONS'] = ' '.join(f'-c {name}={value}' for name, value in defaults.items())
+    try:
+        yield
+    finally:
+        del os.environ['PGOPTIONS']
+
+
+def message(message_id, person):
+    """One track call of a person."""
+    return segment.encode(segment.track(message_id, 0, userId=person)).decode()
+
+
+def months(server):
+    """How many partitions there are."""
+    return server.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'cdp_data.event'::regclass")
+
+
+def look_now(server):
+    """The maintenance worker makes months when it starts, then once a minute."""
+    server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cdp maintenance'")
+
+
+@contextlib.contextmanager
+def clock(server, setting):
+    """The clock of all processes of the server, or the real one again."""
+    server.rows(f"ALTER SYSTEM SET cdp.clock = '{setting}'", dbname='postgres')
+    server.rows('SELECT pg_reload_conf()', dbname='postgres')
+    try:
+        yield
+    finally:
+        server.rows('ALTER SYSTEM RESET cdp.clock', dbname='postgres')
+        server.rows('SELECT pg_reload_conf()', dbname='postgres')
+
+
+def hostile_settings(s):
+    """Workers do all their work whatever a database or role sets."""
+    for statement in HOSTILE_SCHEMA.split(';\n'):
+        s.server.rows(statement)
+    with untouched_sessions(), s.pour() as pour:
+        pour.flows()
+        for whom in ('DATABASE cdp', 'ROLE postgres IN DATABASE cdp', 'ROLE ALL'):
+            with s.server.connect() as c, c.transaction():
+                for name, value in {**CONFUSING, **CRIPPLING}.items():
+                    if whom == 'DATABASE cdp' or name != 'role':
+                        c.execute(f'ALTER {whom} SET {name} = {value if name == "search_path" else repr(value)}')
+        s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'cdp %'")
+        pour.flows()
+        tap.ok(True, 'hostile settings: events go on')
+        before = months(s.server)
+        with clock(s.server, (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=160)).isoformat()):
+            look_now(s.server)
+            tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
+        with s.server.connect(autocommit=False) as c:
+            c.execute('SELECT cdp.ingest(%s)', [message('hostile-1', 'held-by-client')])
+            s.producer.send(shop.TOPIC, message('hostile-2', 'held-by-client'))
+            tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'the message of a held person is parked')
+            c.commit()
+        s.client_rows += 2
+        tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'what was parked is applied', good=lambda n: n == 0)
+    with untouched_sessions():
+        confused_client(s)
+    with untouched_sessions(DateStyle='ISO'):
+        s.judge('hostile settings')
+        for whom in ('DATABASE cdp', 'ROLE postgres IN DATABASE cdp', 'ROLE ALL'):
+            s.server.rows(f'ALTER {whom} RESET ALL')
+    s.runs_again('hostile settings taken back')
+
+
+def confused_client(s):
+    """The public functions mean the same in a session with confusing settings."""
+    with s.server.connect() as c:
+        tap.same(c.execute('SHOW standard_conforming_strings').fetchone(), ('off',), 'a session is confused')
+        tap.same(c.execute('SELECT outcome FROM cdp.ingest(%s)', [message('confused-1', 'confused')]).fetchall(), [('stored',)], 'it can write')
+        c.execute('INSERT INTO cdp.inbox (message) VALUES (%s)', [message('confused-2', 'confused')])
+        s.client_rows += 2
+        tap.same(c.execute("SELECT event_count FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'confused')").fetchall(), [(2,)],
+                 'and find whom it wrote of')
+        c.execute("SELECT cdp.create_source('confused', options => '{\"skew\": \"segment\"}')")
+        tap.same(c.execute("SELECT options->>'skew' FROM cdp.source WHERE source = 'confused'").fetchall(), [('segment',)], 'it can make a source')
+        c.execute("SELECT cdp.drop_source('confused')")
+        tap.same(c.execute('SELECT cdp.make_partitions(cdp.now())').fetchall(), [(0,)], 'it makes no month twice')
+        c.execute('SELECT cdp.setup()')
+        tap.same(c.execute('SELECT count(*) FROM cdp.verify()').fetchall(), [(0,)], 'cdp.verify() finds nothing there')
+
+
+LIMIT = 1024 * 1024             # cdp.parked_limit
+
+
+def open_transactions(s):
+    """Clients hold people, idle or prepared, across a restart; a snapshot is old; all that is parked is applied in the end."""
+    snapshot = s.server.connect(autocommit=False)
+    snapshot.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    snapshot.execute('SELECT count(*) FROM cdp.event')
+    with s.pour() as pour:
+        pour.flows()
+        for gid in ('kept', 'lost'):
+            with s.server.connect(autocommit=False) as c:
+                for n in range(20):
+                    c.execute('SELECT cdp.ingest(%s)', [message(f'{gid}-{n}', f'{gid}-{n}')])
+                c.execute(f"PREPARE TRANSACTION '{gid}'")
+        idle = [s.server.connect(autocommit=False) for _ in range(5)]
+        for n, c in enumerate(idle):
+            c.execute('SELECT cdp.ingest(%s)', [message(f'idle-{n}', f'idle-{n}')])
+        for n in range(20):
+            for gid in ('kept', 'lost'):
+                s.producer.send(shop.TOPIC, message(f'{gid}-again-{n}', f'{gid}-{n}'))
+        s.producer.flush()
+        tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'messages of people in prepared transactions are parked',
+                     good=lambda n: n == 40)
+        pour.flows()
+        tap.ok(True, 'events of others go on beside prepared transactions')
+        s.server.rows(f"ALTER SYSTEM SET cdp.parked_limit = '{LIMIT // 1024}kB'")
+        s.server.rows('SELECT pg_reload_conf()')
+        padding = 'x' * 10000
+        for n in range(2 * LIMIT // len(padding)):
+            s.producer.send(shop.TOPIC, segment.encode(segment.track(f'full-{n}', 0, userId=f'idle-{n % 5}', properties={'padding': padding})))
+        tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'source shop'"), 'the source waits at cdp.parked_limit',
+                     good=lambda text: 'parked_limit' in text)
+        for c in idle:
+            c.commit()
+            c.close()
+        pour.flows()
+        tap.ok(True, 'the source goes on when the idle clients have ended')
+        s.server.stop()
+        s.server.start()
+        pour.flows()
+        tap.same(s.server.value('SELECT count(*) FROM cdp_data.parked'), 40, 'prepared transactions hold their people across a restart')
+        s.server.rows("COMMIT PREPARED 'kept'")
+        s.server.rows("ROLLBACK PREPARED 'lost'")
+    s.server.rows('ALTER SYSTEM RESET cdp.parked_limit')
+    s.client_rows += 20 + 5 + 40 + 2 * LIMIT // len(padding)
+    s.judge('open and prepared transactions')
+
+
+def drop_extension_prepared(s):
+    """DROP EXTENSION in a prepared transaction: nobody works until it is rolled back, and nobody comes and goes."""
+    with s.pour() as pour:
+        pour.flows()
+        with s.server.connect(autocommit=False) as c:
+            c.execute('DROP EXTENSION cdp CASCADE')
+            c.execute("PREPARE TRANSACTION 'drop'")
+        s.server.rows("ROLLBACK PREPARED 'drop'")
+        pour.flows()
+    s.judge('DROP EXTENSION, prepared and rolled back')
+
+
+def months_beside_readers(s):
+    """A default partition, and a reader that stays, while months are to be made."""
+    s.server.rows('CREATE TABLE cdp_data.event_ours PARTITION OF cdp_data.event DEFAULT')
+    before = months(s.server)
+    ahead = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=93)
+    with s.pour() as pour:
+        pour.flows()
+        with s.server.connect(autocommit=False) as reader:
+            reader.execute('SELECT count(*) FROM cdp.event')
+            mark = s.server.log_mark()
+            with clock(s.server, ahead.isoformat()):
+                look_now(s.server)
+                tap.wait_for(lambda: 'waits with making partitions' in s.server.log_after(mark), 'months wait for a reader')
+                pour.flows()
+                tap.same(months(s.server), before, 'events go on meanwhile, no month is made')
+                reader.rollback()
+                tap.wait_for(lambda: months(s.server), 'months are made when the reader has ended', good=lambda n: n > before)
+    s.judge('months that waited')
+    s.server.rows('DROP TABLE cdp_data.event_ours')
+    try:
+        s.server.rows("SELECT cdp.make_partitions('infinity')")
+        tap.ok(False, 'months without end are refused')
+    except psycopg.Error as e:
+        tap.same((e.sqlstate, e.diag.message_primary), ('22008', 'partitions cannot be made up to infinity'), 'months without end are refused')
+
+
+def clock_steps(s, wall):
+    """The clock of the machine is set, forward, back, and by seconds while batches run; also when a worker has just ended."""
+    for days in (1, -1, 0):
+        with s.pour() as pour:
+            pour.flows()
+            wall.shift(days * DAY)
+            pour.flows()
+            # not the launcher: PostgreSQL starts it again when the clock, set back, has caught up
+            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            wall.shift((days - 1) * DAY)
+            pour.flows()
+        s.judge(f'the clock, set to {days:+} days and back by one')
+    with s.pour() as pour:
+        for seconds in (2, -3, 1, -1, 0):
+            wall.shift(seconds)
+            pour.flows()
+    s.judge('steps of seconds')
+
+
+def main():
+    """All of it over one server and one broker."""
+    s = shop.Shop('sessions', max_prepared_transactions=10)
+    wall = machine.Clock(s.directory)
+    s.server.wrapper = wall.wrapper
+    s.open()
+    clock_steps(s, wall)
+    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, hostile_settings):
+        situation(s)
+    s.server.stop()
+
+
+tap.main(main)
