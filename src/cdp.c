@@ -83,7 +83,7 @@ parse_instant(const char *text, TimestampTz *result)
 static bool
 check_clock(char **newval, void **extra, GucSource source)
 {
-	TimestampTz *parsed = malloc(sizeof(TimestampTz));
+	TimestampTz *parsed = cdp_guc_malloc(sizeof(TimestampTz));
 
 	if (parsed == NULL)
 		return false;

@@ -24,6 +24,13 @@
 	DecodeDateTime(field, ftype, nfields, dtype, tm, fsec, tz)
 #endif
 
+/* what a check hook hands on is freed by the server: memory of its own kind from 16 on; NULL when there is none */
+#if PG_VERSION_NUM >= 160000
+#define cdp_guc_malloc(size) guc_malloc(LOG, size)
+#else
+#define cdp_guc_malloc(size) malloc(size)
+#endif
+
 /* waits have names of their own from 17 on */
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
