@@ -205,6 +205,7 @@ def two_databases(world):
     world.source('both', dbname='second')
     world.caught_up('both', 'both: so has the second', dbname='second')
     world.server.rows("SELECT cdp.pause_source('both')")
+    tap.wait_for(lambda: world.server.value("SELECT count(worker_pid) FROM cdp.source_status WHERE source = 'both'"), 'both: the first is at rest', good=lambda n: n == 0)
     world.send('both', numbered('both', 100, 100))
     world.caught_up('both', 'both: one goes on while the other is at rest', dbname='second')
     tap.same((len(world.ids('both')), len(world.ids('both', 'second'))), (100, 200), 'both: each has what it read')
