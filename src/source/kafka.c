@@ -614,6 +614,19 @@ kafka_partitions(CdpConsumer *c, const char *topic, uint64 tag, CdpPartition **o
 	return answer;
 }
 
+static CdpAnswer
+kafka_compacted(CdpConsumer *c, const char *topic, uint64 tag, bool *compacted)
+{
+	CdpPartition about = {cdp_str(topic), RD_KAFKA_PARTITION_UA, -1};
+	const char *error;
+	Ask		   *a;
+	CdpAnswer	answer = put_question(c, make_question(ASK_COMPACTED, &about, 1, tag), "topic", &a, &error);
+
+	*compacted = a && a->compacted;
+	ask_free(a);
+	return answer;
+}
+
 /* the offsets of an answer; -1 where there is none, with the error of the last of them */
 static void
 take_offsets(CdpConsumer *c, const rd_kafka_topic_partition_list_t *list, int64 *offsets,
@@ -959,6 +972,7 @@ cdp_kafka_transport(void)
 		.wakeup_fd = kafka_wakeup_fd,
 		.partitions = kafka_partitions,
 		.assign = kafka_assign,
+		.compacted = kafka_compacted,
 		.offsets = kafka_offsets,
 		.later = kafka_later,
 		.poll = kafka_poll,

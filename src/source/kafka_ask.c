@@ -122,6 +122,63 @@ answer_bound(rd_kafka_t *rk, const Ask *ask, int64_t which, rd_kafka_topic_parti
 	return rd_kafka_offsets_for_times(rk, *answer, ASK_MS);
 }
 
+static bool
+says_compact(const rd_kafka_ConfigResource_t *topic)
+{
+	size_t		n;
+	const rd_kafka_ConfigEntry_t **entries = rd_kafka_ConfigResource_configs(topic, &n);
+
+	for (size_t i = 0; i < n; i++)
+	{
+		const char *value = rd_kafka_ConfigEntry_value(entries[i]);
+
+		if (strcmp(rd_kafka_ConfigEntry_name(entries[i]), "cleanup.policy") == 0)
+			return value && strstr(value, "compact");
+	}
+	return false;
+}
+
+static rd_kafka_resp_err_t
+take_configuration(rd_kafka_event_t *event, Ask *ask)
+{
+	const rd_kafka_ConfigResource_t **topics;
+	size_t		n;
+	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+
+	if (err)
+		return err;
+	topics = rd_kafka_DescribeConfigs_result_resources(rd_kafka_event_DescribeConfigs_result(event), &n);
+	err = n == 1 ? rd_kafka_ConfigResource_error(topics[0]) : RD_KAFKA_RESP_ERR_UNKNOWN;
+	if (!err)
+		ask->compacted = says_compact(topics[0]);
+	return err;
+}
+
+/* what the broker tells of a topic's configuration, if it lets us know */
+static rd_kafka_resp_err_t
+answer_compacted(rd_kafka_t *rk, Ask *ask)
+{
+	rd_kafka_ConfigResource_t *topic = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_TOPIC, ask->about->elems[0].topic);
+	rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	rd_kafka_event_t *event;
+	char		text[256];
+	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR__TIMED_OUT;
+
+	rd_kafka_AdminOptions_set_request_timeout(options, ASK_MS, text, sizeof(text));
+	rd_kafka_DescribeConfigs(rk, &topic, 1, options, queue);
+	event = rd_kafka_queue_poll(queue, ASK_MS);
+	if (event)
+	{
+		err = take_configuration(event, ask);
+		rd_kafka_event_destroy(event);
+	}
+	rd_kafka_queue_destroy(queue);
+	rd_kafka_AdminOptions_destroy(options);
+	rd_kafka_ConfigResource_destroy(topic);
+	return err;
+}
+
 static void
 answer(rd_kafka_t *rk, Ask *ask)
 {
@@ -138,6 +195,9 @@ answer(rd_kafka_t *rk, Ask *ask)
 		case ASK_TIMES:
 			ask->low = rd_kafka_topic_partition_list_copy(ask->about);
 			ask->err = rd_kafka_offsets_for_times(rk, ask->low, ASK_MS);
+			break;
+		case ASK_COMPACTED:
+			ask->err = answer_compacted(rk, ask);
 			break;
 	}
 }

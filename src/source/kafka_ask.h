@@ -13,7 +13,8 @@ typedef enum AskKind
 {
 	ASK_METADATA,				/* of the topic of the first element */
 	ASK_BOUNDS,					/* start and end of each partition */
-	ASK_TIMES					/* first record at or after the time in each offset */
+	ASK_TIMES,					/* first record at or after the time in each offset */
+	ASK_COMPACTED				/* is the topic of the first element compacted? */
 } AskKind;
 
 typedef struct Ask
@@ -27,6 +28,7 @@ typedef struct Ask
 	const struct rd_kafka_metadata *metadata;
 	rd_kafka_topic_partition_list_t *low;	/* start; the offsets of times */
 	rd_kafka_topic_partition_list_t *high;
+	bool		compacted;
 } Ask;
 
 typedef struct Asker Asker;

@@ -121,6 +121,7 @@ typedef struct CdpSlot
 	char		last_error[CDP_SLOT_ERROR]; /* the newest of the next two */
 	CdpTrouble	trouble;		/* with everything */
 	CdpTrouble	topic_trouble[CDP_SLOT_TOPICS]; /* with one topic of the source */
+	uint32		compacted;		/* topics that are, a bit for each */
 
 	bool		look;			/* something that it reads was changed by hand */
 
@@ -172,6 +173,7 @@ extern bool cdp_slot_stop_requested(const CdpSlot *slot);
 extern void cdp_slot_condition(CdpSlot *slot, CdpCondition condition);
 extern void cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text);
 extern void cdp_slot_topic_error(CdpSlot *slot, int topic, const char *sqlstate, const char *text);
+extern void cdp_slot_compacted(CdpSlot *slot, int topic, bool compacted);
 extern void cdp_slot_healthy(CdpSlot *slot);
 pg_noreturn extern void cdp_slot_end(void);
 extern void cdp_force_settings(void);	/* also of the launcher, which has no slot */

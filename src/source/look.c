@@ -47,6 +47,7 @@ take_partitions(Worker *w, int t, const CdpPartition *found, int n)
 		if (topic->parts[p])
 			topic->parts[p]->leader = -1;
 	}
+	topic->policy_asked &= topic->present;
 	topic->present = true;
 	topic->answered = w->look;
 	topic->nparts = n;
@@ -101,6 +102,28 @@ look_for_topics(Worker *w)
 		if (w->topics[t].asked < w->look && !look_for_topic(w, t))
 			return false;
 		CHECK_FOR_INTERRUPTS();
+	}
+	return true;
+}
+
+/*
+ * Of a compacted topic nobody sees what is lost, so cdp.status says that it is
+ * one.  Asked once; a broker need not let us know.  False: not yet.
+ */
+static bool
+look_for_policies(Worker *w)
+{
+	for (int t = 0; t < Min(w->ntopics, CDP_SLOT_TOPICS); t++)
+	{
+		Topic	   *topic = &w->topics[t];
+		bool		compacted;
+
+		if (!topic->present || topic->policy_asked)
+			continue;
+		if (w->transport->compacted(w->consumer, topic->name, w->look, &compacted) == CDP_NOT_YET)
+			return false;
+		topic->policy_asked = true;
+		cdp_slot_compacted(w->slot, t, compacted);
 	}
 	return true;
 }
@@ -358,7 +381,7 @@ look_further(Worker *w)
 {
 	if (!look_for_topics(w) || (w->from_latest && !start_topics(w)) ||
 		!ask_each_leader(w, wants_bounds, ask_bounds) ||
-		!ask_each_leader(w, wants_later, ask_later))
+		!ask_each_leader(w, wants_later, ask_later) || !look_for_policies(w))
 		return false;
 	end_look(w);
 	return true;

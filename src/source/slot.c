@@ -71,6 +71,7 @@ slot_take(CdpSlot *slot, uint32 token)
 		slot->alive_at = cdp_ticks();
 		slot->started_at = GetCurrentTimestamp();
 		slot->nparts = slot->unlisted = 0;
+		slot->compacted = 0;
 		memset(slot->topic_trouble, 0, sizeof(slot->topic_trouble));	/* the topics may be others */
 	}
 	LWLockRelease(cdp_workers->lock);
@@ -195,6 +196,15 @@ void
 cdp_slot_error(CdpSlot *slot, const char *sqlstate, const char *text)
 {
 	cdp_slot_topic_error(slot, -1, sqlstate, text);
+}
+
+/* Is a topic, by its number, compacted? */
+void
+cdp_slot_compacted(CdpSlot *slot, int topic, bool compacted)
+{
+	LWLockAcquire(cdp_workers->lock, LW_EXCLUSIVE);
+	slot->compacted = (slot->compacted & ~(1u << topic)) | (uint32) compacted << topic;
+	LWLockRelease(cdp_workers->lock);
 }
 
 /* It works: failures before this moment are history. */

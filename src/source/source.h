@@ -46,6 +46,9 @@ typedef struct CdpTransport
 	CdpAnswer	(*partitions) (CdpConsumer *c, const char *topic, uint64 tag, CdpPartition **out,
 							   int *n, const char **error);
 
+	/* false, too, when the broker does not say */
+	CdpAnswer	(*compacted) (CdpConsumer *c, const char *topic, uint64 tag, bool *compacted);
+
 	/*
 	 * log start and end (high watermark, read_committed: last stable offset)
 	 * of partitions; -1: this one is not known, and *error is why

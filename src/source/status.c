@@ -15,6 +15,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "utils/builtins.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
@@ -409,6 +410,35 @@ report_silent(Report *r, const char *item, int32 source_id)
 			"It was stopped, or waits for a disk, and may hold locks. When it goes on it ends by itself.");
 }
 
+/* Topics, a bit for each, that a worker of the source found to be compacted. */
+static uint32
+compacted_topics(int32 source_id)
+{
+	uint32		compacted = 0;
+
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		const CdpSlot *slot = &cdp_workers->slots[i];
+
+		if (slot->state == CDP_SLOT_UP && slot->kind == CDP_WORKER_SOURCE && !slot->abandoned &&
+			slot->database == MyDatabaseId && slot->source_id == source_id)
+			compacted |= slot->compacted;
+	}
+	LWLockRelease(cdp_workers->lock);
+	return compacted;
+}
+
+static void
+report_compacted(Report *r, const char *item, int32 source_id)
+{
+	int			n = pg_popcount32(compacted_topics(source_id));
+
+	if (n > 0)
+		say(r, "warning", item, psprintf("%d of its topics are compacted: what Kafka removes before it is read is lost without a gap", n),
+			"Messages that must not be lost need a topic with cleanup.policy=delete.");
+}
+
 static void
 report_source(Report *r, int row)
 {
@@ -419,6 +449,7 @@ report_source(Report *r, int row)
 
 	count_workers(source_id, &w);
 	report_silent(r, item, source_id);
+	report_compacted(r, item, source_id);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
 			"The topic was deleted and made again, or truncated. Go on with cdp.adopt_source(), from 0 to read all of it.");

@@ -68,6 +68,7 @@ typedef struct Topic
 	uint32		len;
 	bool		present;
 	bool		started;		/* start => latest: it has rows */
+	bool		policy_asked;	/* whether it is compacted */
 	uint64		asked,			/* look */
 				answered;
 	int			nparts;			/* on the broker */

@@ -210,6 +210,10 @@ def compacted(world):
     stored = [row[0] for row in world.server.rows("SELECT \"offset\" FROM cdp.event WHERE topic = 'compact' ORDER BY 1")]
     tap.ok(set(stored) <= set(left) and len(stored) >= 10, 'compact: what compaction left is stored', (stored, left))
     tap.same((world.gaps('compact'), world.status('compact', 'lag')), ([], [0]), 'compact: holes are no gaps')
+    tap.wait_for(lambda: world.server.rows("SELECT severity FROM cdp.status WHERE item = 'source compact' AND message ~ 'compacted'"),
+                 'compact: cdp.status warns', good=lambda rows: rows == [('warning',)])
+    tap.same(world.server.rows("SELECT item FROM cdp.status WHERE item <> 'source compact' AND message ~ 'compacted'"), [],
+             'compact: cdp.status warns of this topic and no other')
     tap.same(world.status('compact', 'tombstones'), [5], 'compact: null values are counted')
     tap.same(world.server.value("SELECT count(*) FROM cdp.quarantine WHERE topic = 'compact'"), 0, 'compact: and are not in quarantine')
 
