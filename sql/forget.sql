@@ -110,6 +110,20 @@ SELECT cdp.forget('profile_id', :'kiosk', 'asked', false);
 SELECT count(*) FROM cdp.event WHERE message_id = 'fo-32';
 ROLLBACK;
 \set ON_ERROR_ROLLBACK off
+-- who has too many identifiers to be one person is held: what nobody else presented goes with a token
+BEGIN;
+SELECT cdp.set_namespace('fo_card', value_limit => 1);
+INSERT INTO cdp.inbox (message) SELECT format('{"type": "track", "event": "a", "messageId": "fo-5-%1$s", "userId": "fo-rich", "originalTimestamp": "2026-01-01T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-%1$s"}]}}', n)
+	FROM generate_series(1, 2100) n;
+SELECT pg_temp.send('[{"type": "track", "event": "a", "messageId": "fo-50", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-7"}]}}]');
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-rich', 'asked'));
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-rich', 'asked', false));
+SELECT pg_temp.send('[
+	{"type": "track", "event": "a", "messageId": "fo-51", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-7"}]}},
+	{"type": "track", "event": "a", "messageId": "fo-52", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-8"}]}}]');
+SELECT value FROM cdp.identifier WHERE namespace = 'fo_card';
+SELECT count(*) FROM cdp.verify();
+ROLLBACK;
 -- what is stored is of the past, also when the device's clock was fast: an event of two owners, and a message that is set aside
 SELECT pg_temp.send('[
 	{"type": "identify", "messageId": "fo-40", "userId": "fo-max", "anonymousId": "fo-dev", "originalTimestamp": "2026-01-01T00:00:00Z"},

@@ -26,6 +26,7 @@ typedef struct CdpErasureMember
 	int16		rank;
 	char		state;
 	CdpFate		fate;
+	bool		alone;			/* an event presented it alone */
 	bool		has_evidence;	/* a link that is left */
 } CdpErasureMember;
 

@@ -2,8 +2,8 @@
  * erasure_plan.c: who goes, and what of the people around him is touched (R48).
  *
  * What goes with a person (or one fragment) are its live identifiers, each with
- * a token, and those demoted ones that it presented and no other living person
- * did.  A shared identifier gets no token; its row goes when nobody else
+ * a token, and those demoted or held apart that it presented and no other living
+ * person did.  A shared identifier gets no token; its row goes when nobody else
  * presented it.  Others can share links with the person in a contested
  * component only, or when one fragment of a person goes: these are all read,
  * with their links.
@@ -80,8 +80,8 @@ all_fragments(const CdpErasurePlan *p)
 }
 
 static CdpSpi members_plan = {
-	"SELECT i.identifier_id, i.fragment_id, i.\"check\", i.namespace_id, i.state FROM cdp_data.identifier i"
-	" WHERE i.fragment_id = ANY ($1) ORDER BY i.identifier_id",
+	"SELECT i.identifier_id, i.fragment_id, i.\"check\", i.namespace_id, i.state, i.alone_at"
+	" FROM cdp_data.identifier i WHERE i.fragment_id = ANY ($1) ORDER BY i.identifier_id",
 	1, {INT8ARRAYOID}
 };
 
@@ -104,6 +104,8 @@ read_members(CdpErasurePlan *p)
 		ns = cdp_namespace_by_id(&p->workspace->policy, DatumGetInt16(cdp_spi_datum(i, 4, &isnull)));
 		m->rank = ns ? ns - p->workspace->policy.namespaces : -1;
 		m->state = DatumGetChar(cdp_spi_datum(i, 5, &isnull));
+		(void) cdp_spi_datum(i, 6, &isnull);
+		m->alone = !isnull;
 	}
 	cdp_spi_end();
 }
@@ -203,6 +205,13 @@ note_presenter(CdpErasurePlan *p, const CdpErasureLink *link)
 	}
 }
 
+/* in a component that is held it lies apart from the only one who presented it */
+static bool
+is_held_apart(const CdpErasurePlan *p, const CdpErasureMember *m)
+{
+	return !p->fragment_only && m->mine && m->other == 0 && !m->alone;
+}
+
 /* one that is shared or demoted lies in any fragment of the component, also where it does not belong */
 static void
 judge_member(const CdpErasurePlan *p, CdpErasureMember *m)
@@ -210,7 +219,7 @@ judge_member(const CdpErasurePlan *p, CdpErasureMember *m)
 	bool		lies_here = goes(p, m->fragment_id);
 
 	if (m->state == 'l')
-		m->fate = lies_here ? CDP_GOES : CDP_STAYS;
+		m->fate = lies_here || is_held_apart(p, m) ? CDP_GOES : CDP_STAYS;
 	else if (m->other == 0 && (m->mine || (lies_here && p->nothers == 0)))
 		m->fate = m->state == 's' ? CDP_GOES_QUIETLY : CDP_GOES;
 	else

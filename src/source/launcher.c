@@ -32,6 +32,9 @@
  * come; who failed waits 1 to 20 s.  UP is asked to
  * stop (stop_deadline, and its latch) when any of that no longer holds or its
  * source's configuration is another generation; a second later it gets SIGTERM.
+ * A source worker that shows no sign of life for cdp.worker_timeout is abandoned:
+ * another slot gets its place.  When it goes on it finds that it is asked to
+ * stop; a batch that it still commits is fenced by the positions, like all.
  * That max_worker_processes is used up is logged when it begins and ends, and
  * tried again every 5 s.
  *
@@ -345,10 +348,50 @@ step_starting(CdpSlot *slot, bool dead, int64 now, int64 *next)
 	return ACT_GIVE_UP;
 }
 
+/* Lock held.  Is a process of the same place given up already? */
+static bool
+one_abandoned(const CdpSlot *slot)
+{
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		const CdpSlot *other = &cdp_workers->slots[i];
+
+		if (other->state == CDP_SLOT_UP && other->abandoned && other->database == slot->database &&
+			other->source_id == slot->source_id && other->worker == slot->worker)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Lock held.  A source worker that is silent, stopped by a signal or by a disk,
+ * gives its place to another one: its maintenance worker allocates it.
+ */
+static void
+step_silent(CdpSlot *slot, int64 now, int64 *next)
+{
+	int64		until = slot->alive_at + cdp_worker_timeout_ms;
+
+	if (slot->kind != CDP_WORKER_SOURCE || slot->abandoned || one_abandoned(slot))
+		return;
+	if (until > now)
+	{
+		*next = Min(*next, until);
+		return;
+	}
+	slot->abandoned = true;
+	slot->wanted = false;
+	ereport(WARNING,
+			(errmsg("worker %d of source \"%s\" (process %d) is silent; another process takes its place",
+					slot->worker + 1, slot->name, (int) slot->pid),
+			 errdetail("It showed no sign of life for %lld s.", (long long) (now - slot->alive_at) / 1000)));
+}
+
 /* Lock held. */
 static Action
 step_up(CdpSlot *slot, int64 now, int64 *next)
 {
+	step_silent(slot, now, next);
 	if (slot->wanted && !cdp_database_blocked(slot->database) &&
 		(slot->kind == CDP_WORKER_MAINTENANCE || slot->generation == slot->running_generation))
 	{
@@ -358,7 +401,14 @@ step_up(CdpSlot *slot, int64 now, int64 *next)
 	if (slot->stop_deadline == 0)
 		SetLatch(slot->latch);
 	else if (slot->stop_deadline <= now)
-		kill(slot->pid, SIGTERM);
+	{
+		/*
+		 * one that is only slow may end its batch: the next one might be as
+		 * slow
+		 */
+		if (!slot->abandoned || cdp_database_blocked(slot->database))
+			kill(slot->pid, SIGTERM);
+	}
 	else
 	{
 		*next = Min(*next, slot->stop_deadline);

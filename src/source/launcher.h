@@ -109,6 +109,8 @@ typedef struct CdpSlot
 	int64		start_deadline;
 	int64		stop_deadline;	/* 0: it was not asked to stop */
 	int			failures;		/* in a row */
+	int64		alive_at;		/* in cdp_ticks(); written by its process without the lock */
+	bool		abandoned;		/* its process is silent; another slot has its place */
 
 	/* what happened */
 	int64		nbatches;
@@ -154,6 +156,7 @@ typedef struct CdpWorkers
 
 extern CdpWorkers *cdp_workers; /* NULL unless preloaded */
 extern int	cdp_max_workers;
+extern int	cdp_worker_timeout_ms;
 
 /* shmem.c */
 extern void cdp_workers_shmem_init(void);

@@ -139,7 +139,7 @@ source_slot(int32 source_id, int worker)
 
 		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE &&
 			slot->database == MyDatabaseId && slot->source_id == source_id &&
-			slot->worker == worker)
+			slot->worker == worker && !slot->abandoned)
 			return slot;
 	}
 	return NULL;

@@ -31,10 +31,12 @@
 #define SHMEM_NAME "cdp workers"
 #define BACKOFF_FIRST_MS 1000
 #define BACKOFF_MAX_MS 16000	/* so that who was down works within 30 s, maintenance worker before it included */
+#define MS_PER_S 1000
 #define LAUNCHER_RESTART_S 5
 
 CdpWorkers *cdp_workers = NULL;
 int			cdp_max_workers = 32;
+int			cdp_worker_timeout_ms;
 
 static shmem_request_hook_type previous_shmem_request = NULL;
 static shmem_startup_hook_type previous_shmem_startup = NULL;
@@ -99,6 +101,10 @@ cdp_workers_init(void)
 							"One for each database and one or more for each Kafka source; max_worker_processes must leave room for them.",
 							&cdp_max_workers, 32, 1, 1024,
 							PGC_POSTMASTER, 0, NULL, NULL, NULL);
+	DefineCustomIntVariable("cdp.worker_timeout",
+							"A source worker that shows no sign of life for so long is replaced by another process.",
+							NULL, &cdp_worker_timeout_ms, 60 * MS_PER_S, MS_PER_S, 24 * 3600 * MS_PER_S,
+							PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 	previous_shmem_request = shmem_request_hook;
 	shmem_request_hook = shmem_request;
 	previous_shmem_startup = shmem_startup_hook;

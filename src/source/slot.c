@@ -21,6 +21,7 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 static bool ended_well = false;
@@ -67,6 +68,7 @@ slot_take(CdpSlot *slot, uint32 token)
 		slot->latch = MyLatch;
 		slot->condition = CDP_COND_STARTING;
 		slot->running_generation = slot->generation;
+		slot->alive_at = cdp_ticks();
 		slot->started_at = GetCurrentTimestamp();
 		slot->nparts = slot->unlisted = 0;
 		memset(slot->topic_trouble, 0, sizeof(slot->topic_trouble));	/* the topics may be others */

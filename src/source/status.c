@@ -388,14 +388,37 @@ report_running(Report *r, const char *item, int workers, const Workers *w)
 		"See cdp.source_status, and worker_slots and maintenance here.");
 }
 
+/* A process that another one replaced, and that is still there. */
+static void
+report_silent(Report *r, const char *item, int32 source_id)
+{
+	int			pid = 0;
+
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	for (int i = 0; i < cdp_workers->nslots; i++)
+	{
+		const CdpSlot *slot = &cdp_workers->slots[i];
+
+		if (slot->state == CDP_SLOT_UP && slot->abandoned &&
+			slot->database == MyDatabaseId && slot->source_id == source_id)
+			pid = slot->pid;
+	}
+	LWLockRelease(cdp_workers->lock);
+	if (pid != 0)
+		say(r, "warning", item, psprintf("process %d is silent; another one has its place", pid),
+			"It was stopped, or waits for a disk, and may hold locks. When it goes on it ends by itself.");
+}
+
 static void
 report_source(Report *r, int row)
 {
 	char	   *item = psprintf("source %s", cell(row, 3));
 	int			diverged = atoi(cell(row, 6));
+	int32		source_id = atoi(cell(row, 1));
 	Workers		w;
 
-	count_workers(atoi(cell(row, 1)), &w);
+	count_workers(source_id, &w);
+	report_silent(r, item, source_id);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
 			"The topic was deleted and made again, or truncated. Go on with cdp.adopt_source(), from 0 to read all of it.");

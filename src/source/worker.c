@@ -622,6 +622,7 @@ look_around(void)
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
 	}
+	w.slot->alive_at = cdp_ticks();
 	if (cdp_slot_stop_requested(w.slot))
 		cdp_slot_end();
 	take_request();

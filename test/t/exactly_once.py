@@ -1,4 +1,4 @@
-"""Worker, postmaster and broker are killed at random points; afterwards every produced message is there exactly once.
+"""Worker, postmaster and broker are killed, and workers stopped, at random points; afterwards every produced message is there exactly once.
 
 The judge (test/tools/exactly_once) reads the topic with a consumer of its own,
 so it depends on nothing that the extension says about its positions.  CDP_SOAK: 100 rounds in place of 5.
@@ -22,6 +22,7 @@ SEED = int(os.environ.get('CDP_SEED') or time.time())
 ROUNDS = 100 if os.environ.get('CDP_SOAK') else 5
 MESSAGES_PER_ROUND = 8000
 PEOPLE = 500
+STOPPED_SECONDS = 5
 PARTITIONS = 4
 TOPIC = 'events'
 RANDOM = random.Random(SEED)
@@ -104,6 +105,25 @@ def kill_broker(kafka):
     kafka.start()
 
 
+def hand_over(server):
+    """Give the partitions to another number of workers."""
+    before = server.pids('cdp source')
+    server.rows("SELECT cdp.alter_source('shop', workers => (SELECT 5 - workers FROM cdp.source WHERE source = 'shop'))")
+    tap.wait_for(lambda: set(server.pids('cdp source')) - set(before), 'other workers start')
+
+
+def stop_worker(server):
+    """A worker is stopped wherever it is, others get its partitions, and it goes on (F33)."""
+    pid = RANDOM.choice(tap.wait_for(lambda: server.pids('cdp source'), 'a source worker runs'))
+    os.kill(pid, signal.SIGSTOP)
+    other = threading.Thread(target=hand_over, args=(server,), daemon=True)
+    other.start()
+    other.join(STOPPED_SECONDS)     # it may hold what the others wait for
+    os.kill(pid, signal.SIGCONT)
+    other.join()
+    tap.wait_for(lambda: machine.process_lives(pid), 'it ends when it goes on', good=lambda lives: not lives)
+
+
 def judge(server, kafka, total):
     """The independent checker reads the topic itself; then the counters of the people, and cdp.verify()."""
     checker = subprocess.run([os.path.join(machine.ROOT, 'test/tools/exactly_once'), '--broker', kafka.address, TOPIC],
@@ -135,7 +155,7 @@ def main():
     producer = threading.Thread(target=produce, args=(kafka, pace, total, failures), daemon=True)
     producer.start()
     kinds = {'worker': lambda: kill_worker(server), 'server': lambda: kill_server(server),
-             'broker': lambda: kill_broker(kafka)}
+             'broker': lambda: kill_broker(kafka), 'running worker by a stop': lambda: stop_worker(server)}
     for n in range(ROUNDS):
         pace.raise_to((n + 1) * MESSAGES_PER_ROUND)
         mark = n * MESSAGES_PER_ROUND + RANDOM.randrange(1, MESSAGES_PER_ROUND - 1000)
@@ -143,7 +163,7 @@ def main():
                      lambda count: count is not None and count >= mark)
         kind = list(kinds)[n] if n < len(kinds) else RANDOM.choice(list(kinds))
         kinds[kind]()
-        tap.note(f'round {n}: killed the {kind} at {mark} events or later')
+        tap.note(f'round {n}: hit the {kind} at {mark} events or later')
     pace.raise_to(total)
     producer.join(300)
     tap.same(failures, [], 'everything was produced')

@@ -167,6 +167,34 @@ def worker_stopped(world):
     tap.wait_for(lambda: pid in world.status('stopped', 'worker_pid'), 'stopped: the first one is gone', good=lambda there: not there)
 
 
+def worker_silent(world):
+    """A worker that is stopped for long: another process takes its place, and it does nothing more when it goes on (F33)."""
+    world.kafka.create_topic('silent', 2)
+    world.source('silent')
+    for partition in range(2):
+        world.send('silent', numbered(f'silent-{partition}', 10), partition=partition)
+    world.caught_up('silent', 'silent: consumed')
+    world.server.rows("ALTER SYSTEM SET cdp.worker_timeout = '2 s'")
+    world.server.rows('SELECT pg_reload_conf()')
+    pid = world.worker('silent')
+    os.kill(pid, signal.SIGSTOP)
+    for partition in range(2):
+        world.send('silent', numbered(f'silent-{partition}', 500, 10), partition=partition)
+    tap.wait_for(lambda: len(world.ids('silent')), 'silent: another process takes over', good=lambda n: n == 1020)
+    tap.ok(machine.process_lives(pid) and world.worker('silent') != pid, 'silent: another process has its place')
+    tap.same(world.server.rows("SELECT severity, message FROM cdp.status WHERE item = 'source silent' ORDER BY 1 DESC"),
+             [('warning', f'process {pid} is silent; another one has its place'), ('ok', '1 of 1 workers are running')], 'silent: cdp.status says so')
+    world.send('silent', numbered('silent-0', 10, 510), partition=0)
+    world.caught_up('silent', 'silent: who waits does not wait for it')
+    before = counted(world, 'silent')
+    os.kill(pid, signal.SIGCONT)
+    tap.wait_for(lambda: machine.process_lives(pid), 'silent: it ends when it goes on', good=lambda lives: not lives)
+    world.server.rows('ALTER SYSTEM RESET cdp.worker_timeout')
+    world.server.rows('SELECT pg_reload_conf()')
+    tap.same(counted(world, 'silent'), before, 'silent: and has done nothing more')
+    tap.same(world.ids('silent'), numbered('silent-0', 520) + numbered('silent-1', 510), 'silent: every message is stored once')
+
+
 def two_databases(world):
     """Two databases read one topic, each with positions of its own."""
     world.server.create_database('second')
@@ -177,6 +205,7 @@ def two_databases(world):
     world.source('both', dbname='second')
     world.caught_up('both', 'both: so has the second', dbname='second')
     world.server.rows("SELECT cdp.pause_source('both')")
+    tap.wait_for(lambda: world.server.value("SELECT count(worker_pid) FROM cdp.source_status WHERE source = 'both'"), 'both: the first is at rest', good=lambda n: n == 0)
     world.send('both', numbered('both', 100, 100))
     world.caught_up('both', 'both: one goes on while the other is at rest', dbname='second')
     tap.same((len(world.ids('both')), len(world.ids('both', 'second'))), (100, 200), 'both: each has what it read')
@@ -189,7 +218,7 @@ def two_databases(world):
 def main():
     """All checks over one server and one broker."""
     worlds.run(worlds.World('positions'), (
-        below_the_log_start, below_the_log_start_while_running, set_back, set_forward, position_of_others, worker_stopped, two_databases))
+        below_the_log_start, below_the_log_start_while_running, set_back, set_forward, position_of_others, worker_stopped, worker_silent, two_databases))
 
 
 tap.main(main)
