@@ -6,12 +6,14 @@
  * all processes at once.  Clocks that nobody can set are left alone.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <threads.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,4 +73,25 @@ time(time_t *t)
 	if (t)
 		*t = ts.tv_sec;
 	return ts.tv_sec;
+}
+
+int
+timespec_get(struct timespec *ts, int base)
+{
+	return clock_gettime(CLOCK_REALTIME, ts) == 0 ? base : 0;
+}
+
+/* the kernel, which waits, knows the real time only; how librdkafka reads the clock for it depends on its version */
+int
+cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec *restrict until)
+{
+	static int	(*real) (cnd_t *, mtx_t *, const struct timespec *);
+	struct timespec ts;
+	int64_t		us = (int64_t) until->tv_sec * 1000000 + until->tv_nsec / 1000 - microseconds();
+
+	if (real == NULL)
+		real = (int (*) (cnd_t *, mtx_t *, const struct timespec *)) dlsym(RTLD_NEXT, "cnd_timedwait");
+	ts.tv_sec = us / 1000000;
+	ts.tv_nsec = us % 1000000 * 1000 + until->tv_nsec % 1000;
+	return real(cond, mutex, &ts);
 }
