@@ -170,6 +170,23 @@ def partition(topic, number, offset=confluent_kafka.OFFSET_INVALID):
     return confluent_kafka.TopicPartition(topic, number, offset)
 
 
+def read_topic(address, topic, partitions, seconds=60):
+    """What is in a topic whose producers have ended: (partition, offset, value) of every record, in order."""
+    reader = confluent_kafka.Consumer({'bootstrap.servers': address, 'group.id': 'test', 'enable.auto.commit': False, 'logger': _quiet()})
+    parts = [confluent_kafka.TopicPartition(topic, p, 0) for p in range(partitions)]
+    left = {p.partition: reader.get_watermark_offsets(p, timeout=seconds)[1] for p in parts}
+    reader.assign([p for p in parts if left[p.partition]])
+    records, deadline = [], time.monotonic() + seconds
+    while len(records) < sum(left.values()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f'{len(records)} of {sum(left.values())} records read')
+        message = reader.poll(1)
+        if message is not None and not message.error():
+            records.append((message.partition(), message.offset(), message.value()))
+    reader.close()
+    return sorted(records)
+
+
 class Producer:
     """confluent_kafka's producer, whose failed deliveries raise in flush()."""
 

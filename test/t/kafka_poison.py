@@ -6,6 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import broker           # noqa: E402
 import machine          # noqa: E402
 import segment          # noqa: E402
 import tap              # noqa: E402
@@ -65,20 +66,22 @@ def arrangement(name):
     def situation(world):
         world.kafka.create_topic(name, len(BAD))
         producer = world.kafka.producer()
-        total, expected = 0, []
+        sent = 0
 
         def good(n):
-            nonlocal total
-            total += n
-            return [segment.encode(segment.track(i, userId=i)) for i in numbered(f'{name}-{partition}', n, total)]
-        for partition, (reason, body) in enumerate(BAD):
-            for offset, value in enumerate(ARRANGEMENTS[name](body, good)):
+            nonlocal sent
+            sent += n
+            return [segment.encode(segment.track(i, userId=i)) for i in numbered(f'{name}-{partition}', n, sent)]
+        for partition, (_, body) in enumerate(BAD):
+            for value in ARRANGEMENTS[name](body, good):
                 producer.send(name, value, partition=partition)
-                expected += [(partition, offset, reason)] if value == body else []
         producer.flush()
+        # on a busy machine the producer has left single records out, or changed their order, without an error
+        records = broker.read_topic(world.kafka.address, name, len(BAD))
+        expected = [(p, o, BAD[p][0]) for p, o, value in records if value == BAD[p][1]]
         world.source(name)
         world.caught_up(name, f'{name}: the worker goes on')
-        tap.same(world.server.value('SELECT count(*) FROM cdp.event WHERE topic = %s', name), total, f'{name}: every good message is stored')
+        tap.same(world.server.value('SELECT count(*) FROM cdp.event WHERE topic = %s', name), len(records) - len(expected), f'{name}: every good message is stored')
         rows = world.server.rows('SELECT "partition", "offset", reason FROM cdp.quarantine WHERE topic = %s ORDER BY 1, 2', name)
         tap.ok(rows == expected, f'{name}: the bad ones are in quarantine, each once, for its reason', (rows[:3], set(expected) ^ set(rows)))
         bytes_differ = [partition for partition, body in world.server.rows(
