@@ -118,6 +118,7 @@ INSERT INTO cdp.inbox (message) SELECT format('{"type": "track", "event": "a", "
 SELECT pg_temp.send('[{"type": "track", "event": "a", "messageId": "fo-50", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-7"}]}}]');
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-rich', 'asked'));
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-rich', 'asked', false));
+SELECT count(*) FROM cdp.profile p WHERE NOT EXISTS (SELECT FROM cdp.identifier i WHERE i.profile_id = p.profile_id);
 SELECT pg_temp.send('[
 	{"type": "track", "event": "a", "messageId": "fo-51", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-7"}]}},
 	{"type": "track", "event": "a", "messageId": "fo-52", "originalTimestamp": "2026-01-03T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-c-8"}]}}]');

@@ -419,47 +419,53 @@ note_all_evidence(const CdpErasurePlan *p)
 	}
 }
 
-static CdpSpi orphans_plan = {
-	"DELETE FROM cdp_data.identifier WHERE identifier_id = ANY ($1) AND alone_at IS NULL RETURNING identifier_id",
-	1, {INT8ARRAYOID}
-};
-
-static CdpSpi orphan_decisions_plan = {
-	"DELETE FROM cdp_data.decision WHERE kind <> 'retract' AND a = ANY ($1) OR b = ANY ($1)", 1, {INT8ARRAYOID}
-};
-
-/* identifiers that no event of who is left presented with others; demoted ones, say */
-static int
-orphans(const CdpErasurePlan *p, int64 *ids)
+/* identifiers that no event of who is left presented; demoted ones, say */
+static void
+find_orphans(CdpErasurePlan *p)
 {
-	int			n = 0;
-
 	note_all_evidence(p);
+	p->orphans = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	p->norphans = 0;
 	for (int i = 0; i < p->nmembers; i++)
-		if (p->members[i].fate == CDP_STAYS && !p->members[i].has_evidence)
-			ids[n++] = p->members[i].hash;
-	return n;
+	{
+		CdpErasureMember *m = &p->members[i];
+
+		if (m->fate != CDP_STAYS || m->has_evidence || m->alone)
+			continue;
+		m->fate = CDP_GOES_QUIETLY;
+		p->orphans[p->norphans++] = m->hash;
+	}
 }
 
-static void
-delete_orphans(CdpErasurePlan *p, CdpErasureCounts *counts)
+static bool
+has_fragment(const int64 *ids, int n, int64 id)
 {
-	int64	   *ids = palloc(Max(p->nmembers, 1) * sizeof(int64));
-	int			n = orphans(p, ids);
-	Datum		arg = cdp_int8_array(ids, n);
+	return bsearch(&id, ids, n, sizeof(int64), cdp_int64_order) != NULL;
+}
 
-	if (n == 0)
-		return;
-	n = cdp_spi_run(&orphans_plan, &arg, NULL);
-	for (int i = 0; i < n; i++)
+/* fragments that had identifiers and have none any more; one that had none says what a merged-away profile id became */
+static void
+find_emptied(CdpErasurePlan *p)
+{
+	int64	   *before = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	int64	   *after = palloc(Max(p->nmembers, 1) * sizeof(int64));
+	int			n = 0;
+
+	for (int i = 0; i < p->nmembers; i++)
 	{
-		ids[i] = cdp_spi_int64(i, 1);
-		cdp_erasure_member(p, ids[i])->fate = CDP_GOES_QUIETLY;
+		const CdpErasureMember *m = &p->members[i];
+
+		before[i] = m->fragment_id;
+		if (m->fate == CDP_STAYS)
+			after[n++] = m->refuge ? m->refuge : m->fragment_id;
 	}
-	cdp_spi_end();
-	counts->identifier += n;
-	arg = cdp_int8_array(ids, n);
-	counts->decision += cdp_spi_exec(&orphan_decisions_plan, &arg, NULL);
+	qsort(before, p->nmembers, sizeof(int64), cdp_int64_order);
+	qsort(after, n, sizeof(int64), cdp_int64_order);
+	p->emptied = palloc(Max(p->nothers, 1) * sizeof(int64));
+	p->nemptied = 0;
+	for (int i = 0; i < p->nothers; i++)
+		if (has_fragment(before, p->nmembers, p->others[i]) && !has_fragment(after, n, p->others[i]))
+			p->emptied[p->nemptied++] = p->others[i];
 }
 
 static CdpSpi retract_plan = {
@@ -496,8 +502,8 @@ keep_retractions(const CdpErasurePlan *p)
 #define STEP_ARGS 4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID}
 
 /*
- * Counted or deleted by the same condition: $1 the fragments that go, $2 their
- * identifiers, $3 the links that go or are stripped, $4 all identifiers of the plan.
+ * Counted or deleted by the same condition: $1 the fragments that go, $2 the
+ * identifiers that go, $3 the links that go or are stripped, $4 all identifiers of the plan.
  */
 typedef struct Step
 {
@@ -529,6 +535,16 @@ counter(CdpErasureCounts *counts, const Step *step)
 	return (int64 *) ((char *) counts + step->count);
 }
 
+static Datum
+both(const int64 *a, int na, const int64 *b, int nb)
+{
+	int64	   *ids = palloc(Max(na + nb, 1) * sizeof(int64));
+
+	memcpy(ids, a, na * sizeof(int64));
+	memcpy(ids + na, b, nb * sizeof(int64));
+	return cdp_int8_array(ids, na + nb);
+}
+
 static void
 step_args(const CdpErasurePlan *p, Datum *args)
 {
@@ -541,8 +557,8 @@ step_args(const CdpErasurePlan *p, Datum *args)
 			links[n++] = p->links[i].link_id;
 	for (int i = 0; i < p->nmembers; i++)
 		members[i] = p->members[i].hash;
-	args[0] = cdp_int8_array(p->fragments, p->nfragments);
-	args[1] = cdp_int8_array(p->gone, p->ngone);
+	args[0] = both(p->fragments, p->nfragments, p->emptied, p->nemptied);
+	args[1] = both(p->gone, p->ngone, p->orphans, p->norphans);
 	args[2] = cdp_int8_array(links, n);
 	args[3] = cdp_int8_array(members, p->nmembers);
 }
@@ -601,7 +617,8 @@ leave_fragments(CdpWork *w, const CdpErasurePlan *p)
 	int			kept = 0;
 
 	for (int i = 0; i < w->nfragments; i++)
-		if (bsearch(&w->fragments[i]->fragment_id, p->fragments, p->nfragments, sizeof(int64), cdp_int64_order) == NULL)
+		if (!has_fragment(p->fragments, p->nfragments, w->fragments[i]->fragment_id) &&
+			!has_fragment(p->emptied, p->nemptied, w->fragments[i]->fragment_id))
 			w->fragments[kept++] = w->fragments[i];
 	w->nfragments = kept;
 }
@@ -692,10 +709,11 @@ cdp_erasure_carry_out(CdpWork *w, CdpErasurePlan *p, CdpErasureCounts *counts)
 	mark_purged(w, p);
 	counts->seen += gone.n ? let_seen_point_to_nobody(&gone) : 0;
 	not_before = Max(w->batch->instant, gone.newest + 1);
+	find_orphans(p);
+	find_emptied(p);
 	keep_retractions(p);
 	run_steps(p, counts);
 	add_stripped_links(p, counts);
-	delete_orphans(p, counts);
 	write_tokens(p, not_before);
 	CommandCounterIncrement();
 	if (p->nothers)
@@ -737,26 +755,7 @@ count_others(CdpErasurePlan *p, CdpErasureCounts *counts)
 	cdp_spi_end();
 }
 
-static CdpSpi count_orphans_plan = {
-	"SELECT pg_catalog.count(*) FROM cdp_data.identifier i WHERE i.identifier_id = ANY ($1) AND i.alone_at IS NULL",
-	1, {INT8ARRAYOID}
-};
-
-static int64
-count_orphans(const CdpErasurePlan *p)
-{
-	int64	   *ids = palloc(Max(p->nmembers, 1) * sizeof(int64));
-	int			n = orphans(p, ids);
-	Datum		arg = cdp_int8_array(ids, n);
-	int64		count;
-
-	cdp_spi_run(&count_orphans_plan, &arg, NULL);
-	count = cdp_spi_int64(0, 1);
-	cdp_spi_end();
-	return count;
-}
-
-/* as carry_out() would, but for what moves to a refuge: it is counted as gone */
+/* as carry_out() would */
 void
 cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts)
 {
@@ -767,8 +766,9 @@ cdp_erasure_count(CdpErasurePlan *p, CdpErasureCounts *counts)
 	cdp_spi_end();
 	count_others(p, counts);
 	counts->seen += counts->event;
+	find_orphans(p);
+	find_emptied(p);
 	count_steps(p, counts);
-	counts->identifier += count_orphans(p);
 	for (int i = 0; i < p->nlinks; i++)
 		counts->link_stripped += link_survives(p, &p->links[i]);
 }

@@ -67,6 +67,10 @@ typedef struct CdpErasurePlan
 	int			ngone;
 	int64	   *tokens;			/* those of them that get one, ascending */
 	int			ntokens;
+	int64	   *orphans;		/* identifiers that nobody who stays presented with others */
+	int			norphans;
+	int64	   *emptied;		/* fragments of others that lose all their identifiers, ascending */
+	int			nemptied;
 	bool		ambiguous;		/* two values of a namespace of limit 1 */
 } CdpErasurePlan;
 

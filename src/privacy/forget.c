@@ -305,7 +305,7 @@ search_mentions(const Request *r, Outcome *o)
 static bool
 forget(const Request *r, Outcome *o, int64 target)
 {
-	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext,.workspace = r->workspace,.target = target};
+	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r->workspace, .target = target};
 	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
 	for (int i = 0; i < MAX_ATTEMPTS && !o->done; i++)
 	{
@@ -328,7 +328,7 @@ forget(const Request *r, Outcome *o, int64 target)
 static bool
 count(const Request *r, Outcome *o, int64 target)
 {
-	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext,.workspace = r->workspace,.target = target};
+	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r->workspace, .target = target};
 	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
 	if (!cdp_erasure_plan(&o->plan))
 		return false;

@@ -151,7 +151,7 @@ would_drop(const Search *s, CdpEvent *ev)
 static Judgement
 judge(const Search *s, int32 source_id, CdpMessage *msg)
 {
-	CdpBatch	batch = {.cxt = CurrentMemoryContext,.source = cdp_source_find(source_id),.messages = msg,.nmessages = 1};
+	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1};
 
 	if (batch.source == NULL)
 		return UNREADABLE;
@@ -201,8 +201,8 @@ read_message(CdpMessage *msg, CdpStr *parts, int row)
 
 	for (int i = 0; i < PARTS; i++)
 		parts[i] = cdp_spi_text(row, 7 + i, CurrentMemoryContext);
-	*msg = (CdpMessage) {.body = parts[PART_BODY],.key = parts[PART_KEY],.shared = parts[PART_SHARED],
-	.partition = -1,.offset = -1,.record_time = CDP_NO_TIME};
+	*msg = (CdpMessage) {.body = parts[PART_BODY], .key = parts[PART_KEY], .shared = parts[PART_SHARED],
+								 .partition = -1, .offset = -1, .record_time = CDP_NO_TIME};
 	cdp_read_headers(msg, parts[PART_HEADERS]);
 	msg->topic = cdp_spi_text(row, 3, CurrentMemoryContext);
 	d = cdp_spi_datum(row, 4, &isnull);
@@ -442,8 +442,8 @@ void
 cdp_erase_mentions(const CdpWorkspace *workspace, const int64 *tokens, int ntokens, TimestampTz not_before,
 				   bool dry_run, CdpErasureCounts *counts)
 {
-	Search		s = {.cxt = CurrentMemoryContext,.workspace = workspace,.erased = {&workspace->policy, tokens, ntokens},
-	.not_before = not_before,.dry_run = dry_run,.counts = counts};
+	Search		s = {.cxt = CurrentMemoryContext, .workspace = workspace, .erased = {&workspace->policy, tokens, ntokens},
+	.not_before = not_before, .dry_run = dry_run, .counts = counts};
 	Datum		args[3] = {Int32GetDatum(workspace->id), Int16GetDatum(CDP_EVENT_TWO_OWNERS),
 	TimestampTzGetDatum(not_before)};
 
