@@ -245,13 +245,16 @@ try_events(CdpBatch *batch, CdpEvent **events, int n, CdpHints *hints, ErrorData
 
 /* ---------------------------------------------------------------- again, in halves, or not at all */
 
+/* the log tells of the first one of a batch only: there may be thousands */
 static void
-quarantine_alone(CdpEvent *ev, const ErrorData *e)
+quarantine_alone(CdpBatch *batch, CdpEvent *ev, const ErrorData *e)
 {
 	ev->outcome = CDP_OUT_QUARANTINED;
 	ev->reason = CDP_REASON_APPLY_FAILED;
 	ev->detail = psprintf("SQLSTATE %s", unpack_sql_state(e->sqlerrcode));
 	ev->settled = true;
+	if (batch->nfailed++ > 0)
+		return;
 	ereport(LOG,
 			(errcode(e->sqlerrcode),
 			 errmsg("a message could not be applied and went to quarantine"),
@@ -287,7 +290,7 @@ give_way(CdpBatch *batch, CdpEvent **events, int n, bool may_park, Verdict verdi
 	else if (verdict == HELD)
 		park_alone(events[0]);
 	else
-		quarantine_alone(events[0], e);
+		quarantine_alone(batch, events[0], e);
 }
 
 /* moves the events that still are to be applied to the front; returns how many */

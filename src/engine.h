@@ -208,6 +208,7 @@ typedef struct CdpBatch
 
 	TimestampTz watermark;		/* W of the workspace, read after engine_lock was locked */
 	TimestampTz instant;		/* B; set after the last lock */
+	int			nfailed;		/* events that could not be applied */
 	bool		applied;		/* part of it was: the transaction holds locks from now on */
 } CdpBatch;
 
