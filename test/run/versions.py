@@ -26,7 +26,7 @@ OLD_VERSION, OLD_RELEASE = '15', 'bookworm'
 WHEEL = 'pgserver==0.1.4'       # PostgreSQL 16.2, whole: pg_config, headers, test drivers
 WHEEL_PLATFORM = ['--python-version', '3.12', '--platform', 'manylinux2014_x86_64']
 
-SUITES = ['regress', 'pgtap', 'isolation', 'exactly_once']
+SUITES = ['regress', 'pgtap', 'isolation', 'tap']
 PACKAGES = ['gcc', 'make', 'pkg-config', 'librdkafka-dev', 'libsodium-dev', 'libssl-dev', 'python3', 'python3-psycopg',
             'python3-psycopg2', 'python3-confluent-kafka']
 TREE = '/mnt'                   # where the tree is seen in a chroot

@@ -18,6 +18,8 @@ ROUNDS, ROWS = 4, 500
 ROW_US = 300
 IDLE_SECONDS = 10
 IDLE_CPU_SECONDS = 0.2
+IDLE_ROUNDS = 3
+IDLE_WAL_BYTES = 200
 
 
 def cpu_seconds(pids):
@@ -54,6 +56,19 @@ def one_row_statements(server):
     tap.note(f'{min(costs):.0f} us')
 
 
+def silence(server, pids):
+    """Nothing is used or written.  Where pages have checksums, as from 18 on by default, who reads a row first may write WAL: once."""
+    spans = []
+    while len(spans) < IDLE_ROUNDS and not (spans and spans[-1] <= IDLE_WAL_BYTES):
+        before, wal = cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
+        time.sleep(IDLE_SECONDS)                            # the span that is measured
+        if not spans:
+            used = cpu_seconds(pids) - before
+            tap.ok(used <= IDLE_CPU_SECONDS, f'idle workers use at most {IDLE_CPU_SECONDS} s of CPU in {IDLE_SECONDS} s', used)
+        spans.append(server.value('SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)', wal))
+    tap.ok(spans[-1] <= IDLE_WAL_BYTES, 'an idle server writes no WAL but its own snapshot records', spans)
+
+
 def main():
     """Latency first, then the cost of one row, then silence."""
     directory = machine.fresh_directory('light')
@@ -74,12 +89,7 @@ def main():
     tap.wait_for(lambda: server.value('SELECT clock_floor >= (SELECT max(known_at) FROM cdp_data.event) FROM cdp_data.instance'),
                  'the floor of the clock is kept')
     server.rows('CHECKPOINT')
-    before, wal = cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
-    time.sleep(IDLE_SECONDS)                                # the span that is measured
-    used = cpu_seconds(pids) - before
-    tap.ok(used <= IDLE_CPU_SECONDS, f'idle workers use at most {IDLE_CPU_SECONDS} s of CPU in {IDLE_SECONDS} s', used)
-    written = server.value('SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)', wal)
-    tap.ok(written <= 200, 'an idle server writes no WAL but its own snapshot records', written)
+    silence(server, pids)
 
 
 tap.main(main)
