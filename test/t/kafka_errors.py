@@ -6,6 +6,8 @@ import os
 import sys
 import traceback
 
+import confluent_kafka
+
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 import broker    # noqa: E402
 import machine   # noqa: E402
@@ -20,6 +22,7 @@ BATCH = 200                     # messages of each situation, before and while i
 OUT_OF_RANGE, CORRUPT, UNKNOWN_TOPIC, LEADER_NOT_AVAILABLE, NOT_LEADER, TIMED_OUT = 1, 2, 3, 5, 6, 7
 NOT_AUTHORISED, STORAGE, FENCED_EPOCH, UNKNOWN_EPOCH, OFFSET_NOT_AVAILABLE, THROTTLED, CUT = 29, 56, 74, 75, 78, 89, -195
 SLOW_MS = 400                   # more than the worker waits for one answer
+NO_LEADERLESS = 0x02010000      # librdkafka 2.0 can; 2.8 and 2.14 can not
 
 
 class World:
@@ -73,6 +76,9 @@ def leader_moves(world):
             world.cluster.command('leader', 'shop', partition, 1 + (partition + turn) % BROKERS)
         world.send(100)
     world.everything('leaders move')
+    if confluent_kafka.libversion()[1] >= NO_LEADERLESS:
+        tap.skip('nobody leads a partition for a while', "the mock cluster of this librdkafka dies when a consumer asks for such a partition")
+        return
     world.cluster.command('leader', 'shop', 2, -1)
     tap.wait_for(lambda: world.server.value("SELECT cdp.wait_for_source('shop', '1 s')"), 'without a leader', good=lambda done: not done)
     world.cluster.command('leader', 'shop', 2, 1)

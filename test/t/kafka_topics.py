@@ -3,6 +3,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import broker           # noqa: E402
 import segment          # noqa: E402
 import tap              # noqa: E402
 import world as worlds  # noqa: E402
@@ -220,9 +221,11 @@ def compacted(world):
 
 def main():
     """All checks over one server and one broker."""
-    worlds.run(worlds.World('topics'), (
-        made_again_while_away, made_again_smaller, made_again_at_once, made_again_with_many_partitions,
-        made_again_with_fewer_partitions, trouble_of_one_topic, transactional, compacted))
+    made_again = (made_again_smaller, made_again_at_once, made_again_with_many_partitions, made_again_with_fewer_partitions, transactional)
+    if broker.SPOILT_BY_NEW_TOPIC_ID:
+        tap.skip('topics that are made again while they are read', 'librdkafka 2.4 to 2.9 spoils its memory when it sees one')
+        made_again = ()
+    worlds.run(worlds.World('topics'), (made_again_while_away, *made_again, trouble_of_one_topic, compacted))
 
 
 tap.main(main)
