@@ -261,6 +261,12 @@ extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 
 extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */
 
+/* the reserved namespace: profile ids, merged-away ones too */
+#define CDP_PROFILE_ID_NAMESPACE "profile_id"
+
+/* false: that is no profile id (profile/find.c) */
+extern bool cdp_parse_profile_id(CdpStr value, int64 *id);
+
 /* profile_id of the person with an identifier (strings end in a zero byte), 0: none (profile/find.c) */
 extern int64 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value);
 

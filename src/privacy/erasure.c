@@ -22,7 +22,6 @@
 #include "utils/timestamp.h"
 
 #include "privacy/erasure.h"
-#include "privacy/purge.h"
 #include "profile/dirty.h"
 #include "spi.h"
 
@@ -103,9 +102,9 @@ static CdpSpi seen_plans[] = {
 	{POINTS_TO_NOBODY " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) AS g(key, stamp, event_id)"
 		" WHERE s.key = g.key AND s.stamp = g.stamp AND s.event_id = g.event_id",
 	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}},
-	{POINTS_TO_NOBODY " WHERE s.key = ANY ($1) AND s.event_id = ANY ($3) AND $2 IS NOT NULL",
+	{POINTS_TO_NOBODY " WHERE s.key = ANY ($1) AND s.event_id = ANY ($3)",
 	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}},
-	{POINTS_TO_NOBODY " WHERE s.event_id = ANY ($3) AND $1 IS NOT NULL AND $2 IS NOT NULL",
+	{POINTS_TO_NOBODY " WHERE s.event_id = ANY ($3)",
 	3, {UUIDARRAYOID, TIMESTAMPTZARRAYOID, INT8ARRAYOID}}
 };
 
@@ -172,70 +171,8 @@ static CdpSpi delete_event_plan = {
 	3, {INT8OID, TIMESTAMPTZOID, INT8OID}
 };
 
-static CdpSpi strip_event_plan = {
-	"UPDATE cdp_data.event SET anchor = $4, user_id = $5, anonymous_id = $6, properties = $7, traits = $8, context = $9"
-	" WHERE fragment_id = $1 AND occurred_at = $2 AND event_id = $3",
-	9, {INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID}
-};
-
-/* one of them, as it was read */
-typedef struct Other
-{
-	int64		fragment_id,
-				anchor,
-				event_id;
-	TimestampTz occurred_at;
-	CdpStr		user_id,
-				anonymous_id;
-	Jsonb	   *documents[3];
-} Other;
-
 static void
-read_other(const CdpErasurePlan *p, Other *o, int row)
-{
-	bool		isnull;
-	MemoryContext old = MemoryContextSwitchTo(p->cxt);
-
-	o->fragment_id = cdp_spi_int64(row, 1);
-	o->anchor = cdp_spi_int64(row, 2);
-	o->user_id = cdp_spi_text(row, 3, p->cxt);
-	o->anonymous_id = cdp_spi_text(row, 4, p->cxt);
-	for (int i = 0; i < lengthof(o->documents); i++)
-	{
-		Datum		d = cdp_spi_datum(row, 5 + i, &isnull);
-
-		o->documents[i] = isnull ? NULL : DatumGetJsonbPCopy(d);
-	}
-	o->occurred_at = cdp_spi_int64(row, 12);
-	o->event_id = cdp_spi_int64(row, 13);
-	MemoryContextSwitchTo(old);
-}
-
-static void
-strip_other(const CdpErasurePlan *p, const CdpErased *erased, const Other *o)
-{
-	bool		no_user = o->user_id.s == NULL || cdp_is_erased(erased, o->user_id);
-	bool		no_anonymous = o->anonymous_id.s == NULL || cdp_is_erased(erased, o->anonymous_id);
-	Datum		args[9] = {Int64GetDatum(o->fragment_id), TimestampTzGetDatum(o->occurred_at), Int64GetDatum(o->event_id),
-		Int64GetDatum(cdp_erasure_new_anchor(p, o->anchor)),
-		no_user ? (Datum) 0 : cdp_text(o->user_id), no_anonymous ? (Datum) 0 : cdp_text(o->anonymous_id)
-	};
-	char		nulls[10] = "         ";
-
-	nulls[4] = no_user ? 'n' : ' ';
-	nulls[5] = no_anonymous ? 'n' : ' ';
-	for (int i = 0; i < lengthof(o->documents); i++)
-	{
-		Jsonb	   *stripped = cdp_strip(erased, o->documents[i]);
-
-		args[6 + i] = PointerGetDatum(stripped ? stripped : o->documents[i]);
-		nulls[6 + i] = o->documents[i] ? ' ' : 'n';
-	}
-	cdp_spi_exec(&strip_event_plan, args, nulls);
-}
-
-static void
-delete_other(const Other *o)
+delete_other(const CdpStripped *o)
 {
 	Datum		args[3] = {Int64GetDatum(o->fragment_id), TimestampTzGetDatum(o->occurred_at), Int64GetDatum(o->event_id)};
 
@@ -247,33 +184,38 @@ static bool
 touched_anchors(const CdpErasurePlan *p, Datum *fragments, Datum *anchors)
 {
 	int64	   *a = palloc((p->nlinks + p->nmembers) * sizeof(int64));
-	int64	   *f = palloc(Max(p->nothers, 1) * sizeof(int64));
-	int			na = 0,
-				nf = 0;
+	int			n = 0;
 
 	for (int i = 0; i < p->nlinks; i++)
 		if (p->links[i].fate != CDP_STAYS)
-			a[na++] = p->links[i].link_id;
+			a[n++] = p->links[i].link_id;
 	for (int i = 0; i < p->ngone; i++)
-		a[na++] = p->gone[i];
-	for (int i = 0; i < p->nothers; i++)
-		f[nf++] = p->others[i];
-	*fragments = cdp_int8_array(f, nf);
-	*anchors = cdp_int8_array(a, na);
-	return na > 0 && nf > 0;
+		a[n++] = p->gone[i];
+	*fragments = cdp_int8_array(p->others, p->nothers);
+	*anchors = cdp_int8_array(a, n);
+	return n > 0 && p->nothers > 0;
 }
 
-/* of all its rows: one a source */
 static void
-note_events_of_link(CdpErasurePlan *p, int64 anchor)
+read_other(CdpErasurePlan *p, Gone *gone, int row, CdpStripped *o)
 {
-	for (int i = 0; i < p->nlinks; i++)
-		if (p->links[i].link_id == anchor)
-			p->links[i].has_events = true;
+	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
+	MemoryContext old = MemoryContextSwitchTo(p->cxt);
+
+	o->fragment_id = cdp_spi_int64(row, 1);
+	o->anchor = cdp_spi_int64(row, 2);
+	o->occurred_at = cdp_spi_int64(row, 12);
+	o->event_id = cdp_spi_int64(row, 13);
+	if (cdp_erasure_anchor(p, o->anchor) == CDP_GOES)
+		note_gone(p, gone, row, 8);
+	else
+		(void) cdp_strip_columns(&erased, row, 3, o);
+	cdp_erasure_note_events(p, o->anchor);
+	MemoryContextSwitchTo(old);
 }
 
 static int
-read_others(CdpErasurePlan *p, Gone *gone, Other **others)
+read_others(CdpErasurePlan *p, Gone *gone, CdpStripped **others)
 {
 	Datum		args[2];
 	int			n;
@@ -281,15 +223,10 @@ read_others(CdpErasurePlan *p, Gone *gone, Other **others)
 	if (!touched_anchors(p, &args[0], &args[1]))
 		return 0;
 	n = cdp_spi_run(&others_plan, args, NULL);
-	*others = MemoryContextAllocZero(p->cxt, Max(n, 1) * sizeof(Other));
+	*others = MemoryContextAllocZero(p->cxt, Max(n, 1) * sizeof(CdpStripped));
 	need_gone(gone, n);
 	for (int i = 0; i < n; i++)
-	{
-		read_other(p, &(*others)[i], i);
-		note_events_of_link(p, (*others)[i].anchor);
-		if (cdp_erasure_anchor(p, (*others)[i].anchor) == CDP_GOES)
-			note_gone(p, gone, i, 8);
-	}
+		read_other(p, gone, i, &(*others)[i]);
 	cdp_spi_end();
 	return n;
 }
@@ -304,7 +241,7 @@ mark_purged(CdpWork *w, const CdpErasurePlan *p)
 		const CdpErasureMember *m = cdp_erasure_member(p, cdp_erasure_attributed(p, link));
 		CdpFragment *f;
 
-		if (link->fate != CDP_STRIPPED || m->fate != CDP_STAYS || link->first_at >= cdp_watermark(p->workspace->id))
+		if (link->fate != CDP_STRIPPED || m->fate != CDP_STAYS || link->first_at >= p->watermark)
 			continue;
 		f = cdp_work_fragment(w, m->refuge ? m->refuge : m->fragment_id);
 		f->recompute = f->changed = true;
@@ -315,8 +252,7 @@ mark_purged(CdpWork *w, const CdpErasurePlan *p)
 static void
 change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *counts)
 {
-	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
-	Other	   *others = NULL;
+	CdpStripped *others = NULL;
 	int			n = read_others(p, gone, &others);
 
 	for (int i = 0; i < n; i++)
@@ -330,7 +266,8 @@ change_others(CdpWork *w, CdpErasurePlan *p, Gone *gone, CdpErasureCounts *count
 		}
 		else
 		{
-			strip_other(p, &erased, &others[i]);
+			others[i].anchor = cdp_erasure_new_anchor(p, others[i].anchor);
+			cdp_strip_store(&others[i]);
 			counts->event_stripped++;
 		}
 		cdp_mark_recompute(&f, 1, "forgotten");
@@ -348,7 +285,7 @@ link_survives(const CdpErasurePlan *p, const CdpErasureLink *link)
 {
 	if (link->fate != CDP_STRIPPED)
 		return false;
-	return link->has_events || (link->first_at < cdp_watermark(p->workspace->id) &&
+	return link->has_events || (link->first_at < p->watermark &&
 								cdp_erasure_member(p, cdp_erasure_attributed(p, link))->fate == CDP_STAYS);
 }
 
@@ -746,7 +683,7 @@ count_others(CdpErasurePlan *p, CdpErasureCounts *counts)
 	n = cdp_spi_run(&count_others_plan, args, NULL);
 	for (int i = 0; i < n; i++)
 	{
-		note_events_of_link(p, cdp_spi_int64(i, 1));
+		cdp_erasure_note_events(p, cdp_spi_int64(i, 1));
 		if (cdp_erasure_anchor(p, cdp_spi_int64(i, 1)) == CDP_GOES)
 			counts->event += cdp_spi_int64(i, 2);
 		else

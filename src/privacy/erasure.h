@@ -52,6 +52,7 @@ typedef struct CdpErasurePlan
 {
 	MemoryContext cxt;
 	const CdpWorkspace *workspace;
+	TimestampTz watermark;		/* W: events before it were purged */
 	int64		target;			/* the fragment that was asked for */
 	bool		fragment_only;
 	int64		profile_id;
@@ -98,6 +99,9 @@ typedef struct CdpErasureCounts
 /* read, in a fresh snapshot; false: the target is gone */
 extern bool cdp_erasure_plan(CdpErasurePlan *p);
 extern CdpErasureMember *cdp_erasure_member(const CdpErasurePlan *p, int64 hash);
+
+/* others have stored events of the link */
+extern void cdp_erasure_note_events(CdpErasurePlan *p, int64 link_id);
 extern CdpFate cdp_erasure_anchor(const CdpErasurePlan *p, int64 anchor);
 
 /* whose events those of the link are */

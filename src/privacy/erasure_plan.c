@@ -23,6 +23,7 @@
 #include "utils/timestamp.h"
 
 #include "privacy/erasure.h"
+#include "privacy/purge.h"
 #include "spi.h"
 
 /* ---------------------------------------------------------------- fragments */
@@ -303,7 +304,8 @@ cdp_erasure_rest(const CdpErasurePlan *p, const CdpErasureLink *link, int64 *res
 	return n;
 }
 
-static const CdpErasureLink *
+/* the first of its rows: one a source */
+static CdpErasureLink *
 find_link(const CdpErasurePlan *p, int64 link_id)
 {
 	int			lo = 0,
@@ -319,6 +321,15 @@ find_link(const CdpErasurePlan *p, int64 link_id)
 			hi = mid;
 	}
 	return lo < p->nlinks && p->links[lo].link_id == link_id ? &p->links[lo] : NULL;
+}
+
+void
+cdp_erasure_note_events(CdpErasurePlan *p, int64 link_id)
+{
+	CdpErasureLink *end = p->links + p->nlinks;
+
+	for (CdpErasureLink *link = find_link(p, link_id); link && link < end && link->link_id == link_id; link++)
+		link->has_events = true;
 }
 
 CdpFate
@@ -426,6 +437,7 @@ cdp_erasure_plan(CdpErasurePlan *p)
 {
 	if (!read_fragments(p))
 		return false;
+	p->watermark = cdp_watermark(p->workspace->id);
 	read_members(p);
 	read_links(p);
 	judge_members(p);

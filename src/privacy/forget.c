@@ -35,7 +35,6 @@
 #include "privacy/erasure.h"
 #include "spi.h"
 
-#define PROFILE_ID_NAMESPACE "profile_id"
 #define MAX_ATTEMPTS 100		/* that others may spoil */
 
 typedef struct Request
@@ -144,13 +143,10 @@ find_by_identifier(const Request *r)
 static int64
 find_by_profile_id(const Request *r)
 {
-	char	   *end;
 	Datum		args[2];
 	int64		id;
 
-	errno = 0;
-	id = strtoi64(r->value.s, &end, 10);
-	if (errno != 0 || end == r->value.s || *end != '\0')
+	if (!cdp_parse_profile_id(r->value, &id))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TEXT_REPRESENTATION),
 				 errmsg("a profile id is a number")));
@@ -165,7 +161,7 @@ find_by_profile_id(const Request *r)
 static int64
 find_target(const Request *r)
 {
-	if (cdp_str_eq(r->namespace_name, cdp_str(PROFILE_ID_NAMESPACE)))
+	if (cdp_str_eq(r->namespace_name, cdp_str(CDP_PROFILE_ID_NAMESPACE)))
 		return find_by_profile_id(r);
 	return find_by_identifier(r);
 }
@@ -303,16 +299,22 @@ search_mentions(const Request *r, Outcome *o)
 
 /* false: the target is gone */
 static bool
-forget(const Request *r, Outcome *o, int64 target)
+plan(const Request *r, Outcome *o)
 {
-	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r->workspace, .target = target};
-	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
+	if (!cdp_erasure_plan(&o->plan))
+		return false;
+	require_person(r, &o->plan);
+	return true;
+}
+
+static bool
+forget(const Request *r, Outcome *o)
+{
 	for (int i = 0; i < MAX_ATTEMPTS && !o->done; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (!cdp_erasure_plan(&o->plan))
+		if (!plan(r, o))
 			return false;
-		require_person(r, &o->plan);
 		if (i == 0)
 			search_mentions(r, o);
 		attempt(r, o);
@@ -326,13 +328,10 @@ forget(const Request *r, Outcome *o, int64 target)
 }
 
 static bool
-count(const Request *r, Outcome *o, int64 target)
+count(const Request *r, Outcome *o)
 {
-	o->plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r->workspace, .target = target};
-	o->plan.fragment_only = r->scope && strcmp(r->scope, "fragment") == 0;
-	if (!cdp_erasure_plan(&o->plan))
+	if (!plan(r, o))
 		return false;
-	require_person(r, &o->plan);
 	cdp_erasure_count(&o->plan, &o->counts);
 	search_mentions(r, o);
 	return true;
@@ -448,20 +447,21 @@ cdp_sql_forget(PG_FUNCTION_ARGS)
 	Request		r = {0};
 	Outcome		o = {.done = false};
 	CdpUserContext user;
-	int64		target;
 	volatile bool found = false;
 
 	cdp_version_require();
 	cdp_key_require();
 	read_request(fcinfo, &r);
+	o.plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r.workspace,
+	.fragment_only = r.scope && strcmp(r.scope, "fragment") == 0};
 	if (!r.dry_run)
 		prepare_to_write();
 	cdp_become_owner(&user);
 	PG_TRY();
 	{
-		target = find_target(&r);
-		if (target)
-			found = r.dry_run ? count(&r, &o, target) : forget(&r, &o, target);
+		o.plan.target = find_target(&r);
+		if (o.plan.target)
+			found = r.dry_run ? count(&r, &o) : forget(&r, &o);
 	}
 	PG_FINALLY();
 	{

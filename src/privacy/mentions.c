@@ -48,7 +48,7 @@ typedef struct Search
 	bool		dry_run;
 	CdpErasureCounts *counts;
 	Verdict    *verdicts;
-	List	   *rows;			/* of Row, or Event: to be changed */
+	List	   *rows;			/* of Row, or CdpStripped: to be changed */
 } Search;
 
 /* ---------------------------------------------------------------- words */
@@ -345,12 +345,6 @@ erase_parked(Search *s)
 
 /* ---------------------------------------------------------------- events of nobody */
 
-typedef struct Event
-{
-	Datum		args[8];
-	char		nulls[9];
-} Event;
-
 static CdpSpi nobody_plan = {
 	"SELECT e.occurred_at, e.event_id, e.user_id, e.anonymous_id, e.properties, e.traits, e.context"
 	" FROM cdp_data.event e WHERE e.fragment_id = 0 AND e.workspace_id = $1 AND (e.flags & $2) <> 0"
@@ -358,58 +352,19 @@ static CdpSpi nobody_plan = {
 	3, {INT4OID, INT2OID, TIMESTAMPTZOID}
 };
 
-static CdpSpi strip_nobody_plan = {
-	"UPDATE cdp_data.event SET user_id = $3, anonymous_id = $4, properties = $5, traits = $6, context = $7"
-	" WHERE fragment_id = 0 AND occurred_at = $1 AND event_id = $2",
-	7, {TIMESTAMPTZOID, INT8OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID}
-};
-
-/* a column from the fourth argument on; true: it is stripped */
-static bool
-strip_text(const Search *s, Event *e, int row, int column)
-{
-	CdpStr		text = cdp_spi_text(row, column, CurrentMemoryContext);
-	bool		erased = cdp_is_erased(&s->erased, text);
-
-	if (text.s == NULL || erased)
-		e->nulls[column - 1] = 'n';
-	else
-		e->args[column - 1] = cdp_text(text);
-	return erased;
-}
-
-static bool
-strip_jsonb(const Search *s, Event *e, int row, int column)
-{
-	bool		isnull;
-	Datum		d = cdp_spi_datum(row, column, &isnull);
-	Jsonb	   *document = isnull ? NULL : DatumGetJsonbPCopy(d);
-	Jsonb	   *stripped = cdp_strip(&s->erased, document);
-
-	if (isnull)
-		e->nulls[column - 1] = 'n';
-	else
-		e->args[column - 1] = PointerGetDatum(stripped ? stripped : document);
-	return stripped != NULL;
-}
-
+/* few of many mention one: only these are kept */
 static void
 search_nobody(int row, void *arg)
 {
 	Search	   *s = arg;
-	MemoryContext old = MemoryContextSwitchTo(s->cxt);
-	Event	   *e = palloc0(sizeof(Event));
-	bool		any;
+	CdpStripped stripped = {.occurred_at = cdp_spi_int64(row, 1), .event_id = cdp_spi_int64(row, 2)};
+	MemoryContext old;
 
-	memset(e->nulls, ' ', sizeof(e->nulls) - 1);
-	e->args[0] = TimestampTzGetDatum(cdp_spi_int64(row, 1));
-	e->args[1] = Int64GetDatum(cdp_spi_int64(row, 2));
-	any = strip_text(s, e, row, 3);
-	any |= strip_text(s, e, row, 4);
-	for (int column = 5; column <= 7; column++)
-		any |= strip_jsonb(s, e, row, column);
-	if (any)
-		s->rows = lappend(s->rows, e);
+	if (!cdp_strip_columns(&s->erased, row, 3, &stripped))
+		return;
+	old = MemoryContextSwitchTo(s->cxt);
+	(void) cdp_strip_columns(&s->erased, row, 3, &stripped);
+	s->rows = lappend(s->rows, memcpy(palloc(sizeof(CdpStripped)), &stripped, sizeof(CdpStripped)));
 	MemoryContextSwitchTo(old);
 }
 
@@ -420,11 +375,9 @@ strip_nobody(Search *s)
 
 	foreach(lc, s->rows)
 	{
-		Event	   *e = lfirst(lc);
-
 		s->counts->event_stripped++;
 		if (!s->dry_run)
-			cdp_spi_exec(&strip_nobody_plan, e->args, e->nulls);
+			cdp_strip_store(lfirst(lc));
 	}
 }
 

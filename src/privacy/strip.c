@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
@@ -193,4 +194,59 @@ cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value)
 	if (cdp_mentions_erased(e, key, false) || scalar_is_erased(e, value, cdp_names_identifier(key)))
 		return true;
 	return value->type == jbvBinary && cdp_strip(e, JsonbValueToJsonb((JsonbValue *) value)) != NULL;
+}
+
+/* ---------------------------------------------------------------- stored events */
+
+static bool
+strip_text(const CdpErased *e, int row, int column, Datum *value, char *null)
+{
+	CdpStr		text = cdp_spi_text(row, column, CurrentMemoryContext);
+	bool		erased = cdp_is_erased(e, text);
+
+	*null = text.s == NULL || erased ? 'n' : ' ';
+	*value = *null == ' ' ? cdp_text(text) : (Datum) 0;
+	return erased;
+}
+
+static bool
+strip_jsonb(const CdpErased *e, int row, int column, Datum *value, char *null)
+{
+	bool		isnull;
+	Datum		d = cdp_spi_datum(row, column, &isnull);
+	Jsonb	   *document = isnull ? NULL : DatumGetJsonbPCopy(d);
+	Jsonb	   *stripped = cdp_strip(e, document);
+
+	*null = isnull ? 'n' : ' ';
+	*value = PointerGetDatum(stripped ? stripped : document);
+	return stripped != NULL;
+}
+
+bool
+cdp_strip_columns(const CdpErased *e, int row, int column, CdpStripped *out)
+{
+	bool		any = false;
+
+	for (int i = 0; i < CDP_STRIPPED_COLUMNS; i++)
+		any |= (i < 2 ? strip_text : strip_jsonb) (e, row, column + i, &out->values[i], &out->nulls[i]);
+	return any;
+}
+
+static CdpSpi store_plan = {
+	"UPDATE cdp_data.event SET anchor = $4, user_id = $5, anonymous_id = $6, properties = $7, traits = $8, context = $9"
+	" WHERE fragment_id = $1 AND occurred_at = $2 AND event_id = $3",
+	4 + CDP_STRIPPED_COLUMNS,
+	{INT8OID, TIMESTAMPTZOID, INT8OID, INT8OID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, JSONBOID}
+};
+
+void
+cdp_strip_store(const CdpStripped *event)
+{
+	Datum		args[4 + CDP_STRIPPED_COLUMNS] = {Int64GetDatum(event->fragment_id), TimestampTzGetDatum(event->occurred_at),
+	Int64GetDatum(event->event_id), Int64GetDatum(event->anchor)};
+	char		nulls[5 + CDP_STRIPPED_COLUMNS] = "    ";
+
+	memcpy(args + 4, event->values, sizeof(event->values));
+	memcpy(nulls + 4, event->nulls, sizeof(event->nulls));
+	cdp_spi_exec(&store_plan, args, nulls);
 }

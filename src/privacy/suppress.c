@@ -34,6 +34,13 @@
 
 /* ---------------------------------------------------------------- tokens */
 
+static void
+look_with(CdpWork *w, Snapshot snapshot)
+{
+	w->no_tokens = RelationGetNumberOfBlocks(w->suppression->rel) == 0;
+	cdp_rel_look(w->suppression, snapshot);
+}
+
 /* NULL: nobody was ever forgotten */
 static CdpRel *
 tokens(CdpWork *w)
@@ -41,8 +48,7 @@ tokens(CdpWork *w)
 	if (w->suppression == NULL)
 	{
 		w->suppression = cdp_rel_open(cdp_table(CDP_T_SUPPRESSION));
-		w->no_tokens = RelationGetNumberOfBlocks(w->suppression->rel) == 0;
-		cdp_rel_look(w->suppression, w->snapshot);
+		look_with(w, w->snapshot);
 	}
 	return w->no_tokens ? NULL : w->suppression;
 }
@@ -70,24 +76,14 @@ cdp_suppress_look(CdpWork *w, CdpIdent *id)
 bool
 cdp_suppress_look_again(CdpWork *w)
 {
-	bool		looked = false,
-				any = false;
+	bool		any = false;
 
+	if (w->suppression == NULL)
+		return false;			/* nobody is new */
+	look_with(w, GetLatestSnapshot());
 	for (int i = 0; i < w->nidents; i++)
-	{
-		CdpIdent   *id = w->idents[i];
-
-		if (id->known)
-			continue;
-		if (!looked && w->suppression)
-		{
-			w->no_tokens = RelationGetNumberOfBlocks(w->suppression->rel) == 0;
-			if (!w->no_tokens)
-				cdp_rel_look(w->suppression, GetLatestSnapshot());
-		}
-		looked = true;
-		any |= cdp_suppress_look(w, id);
-	}
+		if (!w->idents[i]->known)
+			any |= cdp_suppress_look(w, w->idents[i]);
 	return any;
 }
 

@@ -31,6 +31,26 @@ extern bool cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValu
 /* a copy without the members, elements and keys that are one of them; NULL: there are none */
 extern Jsonb *cdp_strip(const CdpErased *e, Jsonb *document);
 
+/* columns of an event that may hold some: user_id, anonymous_id, properties, traits, context */
+#define CDP_STRIPPED_COLUMNS 5
+
+/* a stored event as it is to be */
+typedef struct CdpStripped
+{
+	int64		fragment_id,
+				event_id,
+				anchor;
+	TimestampTz occurred_at;
+	Datum		values[CDP_STRIPPED_COLUMNS];
+	char		nulls[CDP_STRIPPED_COLUMNS];	/* 'n': NULL */
+} CdpStripped;
+
+/* Take those columns, from the given one on, of a row of the running SPI result; true: something is taken away. */
+extern bool cdp_strip_columns(const CdpErased *e, int row, int column, CdpStripped *out);
+
+/* Write the event. */
+extern void cdp_strip_store(const CdpStripped *event);
+
 /* ---------------------------------------------------------------- suppress.c */
 
 /* Look for the token of an identifier that has no row, in w->snapshot or a later one; true: it is a later token than was known. */

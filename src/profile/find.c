@@ -14,9 +14,6 @@
 
 #include "identity/identity.h"
 
-/* the reserved namespace: profile ids, merged-away ones too */
-#define PROFILE_ID_NAMESPACE "profile_id"
-
 static const char by_identifier[] =
 "SELECT p.profile_id FROM cdp_data.identifier i"
 " JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id"
@@ -54,6 +51,16 @@ look_up(SPIPlanPtr *plan, const char *sql, int64 key, int32 second)
 	return found;
 }
 
+bool
+cdp_parse_profile_id(CdpStr value, int64 *id)
+{
+	char	   *end;
+
+	errno = 0;
+	*id = strtoi64(value.s, &end, 10);
+	return errno == 0 && end != value.s && *end == '\0';
+}
+
 int64
 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value)
 {
@@ -63,16 +70,11 @@ cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr va
 	int64		hash;
 	int32		check;
 
-	if (cdp_str_eq(namespace_name, cdp_str(PROFILE_ID_NAMESPACE)))
+	if (cdp_str_eq(namespace_name, cdp_str(CDP_PROFILE_ID_NAMESPACE)))
 	{
-		char	   *end;
 		int64		id;
 
-		errno = 0;
-		id = strtoi64(value.s, &end, 10);
-		if (errno != 0 || end == value.s || *end != '\0')
-			return 0;
-		return look_up(&fragment_plan, by_fragment, id, workspace->id);
+		return cdp_parse_profile_id(value, &id) ? look_up(&fragment_plan, by_fragment, id, workspace->id) : 0;
 	}
 	ns = cdp_namespace_find(&workspace->policy, namespace_name);
 	if (ns == NULL)
