@@ -25,7 +25,10 @@ def worker_slots(s):
     s.server.rows('ALTER TABLE public.wide SET (parallel_workers = 16)', dbname='postgres')
     with s.pour() as pour:
         pour.flows()
+        workers = [pid for pid, in s.server.rows("SELECT pid FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")]
         s.server.rows('ALTER DATABASE cdp SET cdp.workers = off')
+        for pid in workers:     # a slot is free once the postmaster has reaped its process, before it accepts the next connection
+            tap.wait_for(lambda: not os.path.exists(f'/proc/{pid}'), f'worker {pid} is gone')
         query = s.server.connect('postgres')
         for name, value in {'max_parallel_workers_per_gather': 16, 'max_parallel_workers': 16, 'parallel_setup_cost': 0,
                             'parallel_tuple_cost': 0, 'min_parallel_table_scan_size': 0}.items():
@@ -38,6 +41,7 @@ def worker_slots(s):
         s.server.rows('ALTER DATABASE cdp RESET cdp.workers')
         tap.wait_for(lambda: s.server.value("SELECT severity FROM cdp.status WHERE item = 'worker_slots'"), 'the status says so',
                      good=lambda severity: severity == 'error')
+        tap.wait_for(lambda: 'no background worker slot is free' in s.server.log_after(mark), 'the log says so')
         query.cancel()
         runner.join()
         query.close()
