@@ -138,6 +138,7 @@ def check_sources(new, rested):
     tap.same(positions(new), rested, 'and none has gone on')
     resume(new, TOPICS[0])
     tap.same(positions(new, TOPICS[1:]), [p for p in rested if p[0] in TOPICS[1:]], f'{TOPICS[0]} resumed, the others wait')
+    tap.same(len(new.pids('cdp source')), 1, 'and have no workers')
     for topic in TOPICS[1:]:
         resume(new, topic)
     good = sum(n % 50 != 1 for n in range(MESSAGES + LATER))
