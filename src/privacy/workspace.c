@@ -27,6 +27,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -36,6 +37,8 @@
 #include "utils/rel.h"
 
 #include "source/launcher.h"
+
+#define MAX_NAME 63				/* characters, as the table has it */
 
 /* roles whose members read the views */
 static const char *const reading_roles[] = {
@@ -274,6 +277,19 @@ list_roles_without_workspace(void)
 				 errhint("Use cdp.grant_workspace(role, workspace).")));
 }
 
+static void
+check_new_name(const char *name)
+{
+	if (name[0] == '\0' || pg_mbstrlen(name) > MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of a workspace must have 1 to %d characters", MAX_NAME)));
+	if (cdp_workspace_find(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("workspace \"%s\" already exists", name)));
+}
+
 PG_FUNCTION_INFO_V1(cdp_sql_create_workspace);
 
 Datum
@@ -283,6 +299,7 @@ cdp_sql_create_workspace(PG_FUNCTION_ARGS)
 	Datum		shut;
 
 	lock_workspaces("create_workspace");
+	check_new_name(name);
 	run_as_owner("INSERT INTO cdp_data.workspace (name)"
 				 " SELECT $1 WHERE $2 OPERATOR(pg_catalog.=) 0", name, 0, SPI_OK_INSERT);
 	shut = run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"

@@ -313,6 +313,21 @@ may_see(const char *workspace_id)
 		cdp_role_has_workspace(GetOuterUserId(), atoi(workspace_id));
 }
 
+/* Superusers see all; who sees nothing must not take that for rest. */
+static void
+report_workspace(Report *r)
+{
+	ListCell   *lc;
+
+	if (superuser_arg(GetOuterUserId()))
+		return;
+	foreach(lc, cdp_workspace_ids())
+		if (cdp_role_has_workspace(GetOuterUserId(), lfirst_int(lc)))
+			return;
+	say(r, "warning", "workspace", "this role works in no workspace, so nothing is said of sources and people",
+		"Use cdp.grant_workspace(role, workspace).");
+}
+
 /* the workers of one source */
 typedef struct Workers
 {
@@ -386,7 +401,7 @@ report_running(Report *r, const char *item, int workers, const Workers *w)
 	if (w->worst.last_error[0])
 		appendStringInfo(&message, "; worker %d: %s", w->worst.worker + 1, w->worst.last_error);
 	say(r, w->waiting + w->running == workers ? "warning" : "error", item, message.data,
-		"See cdp.source_status, and worker_slots and maintenance here.");
+		"See cdp.source_status, and the rows worker_slots and maintenance of cdp.status.");
 }
 
 /* A process that another one replaced, and that is still there. */
@@ -630,6 +645,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	report_workers(&r);
 	report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
 	report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
+	report_workspace(&r);
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(&r);
