@@ -109,6 +109,7 @@ DELETE FROM cdp_data.quarantine WHERE body LIKE '%kim@fo.example%'::bytea;
 SELECT pg_temp.send('[{"type": "identify", "messageId": "fo-25", "userId": "fo-Zoë/1", "originalTimestamp": "2026-01-01T00:00:00Z"}]');
 INSERT INTO cdp.inbox (message) VALUES
 	('{"type": "nonsense", "messageId": "fo-26", "userId": "fo-Zo\u00eb\/1"}'),
+	('{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "originalTimestamp": "1999-01-01T00:00:00Z", "properties": {"a": "fo-Zo\u00eb/1"}}'),
 	('{"type": "nonsense", "messageId": "fo-27", "body": "{\"userId\": \"fo-Zo\\u00eb/1\", \"n\": 1}", "other": "{\"userId\": \"fo-Zo\u00eb/1\", \"n\": 1}"}'),
 	('{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "properties": {"a": "say \"hi\" to {\"user\": \"fo-Zo\u00eb/1\"}", "b": "\"c\""}}');
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-Zoë/1', 'asked', false));
@@ -149,6 +150,9 @@ SELECT pg_temp.send('[
 	{"type": "track", "event": "b", "messageId": "fo-40", "userId": "fo-max", "originalTimestamp": "2099-01-01T00:00:00Z"}]');
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-max', 'asked', false));
 SELECT pg_temp.places('fo-max'), pg_temp.places('fo-dev');
+-- the tokens hold as long as the same values make the same identifiers
+SELECT cdp.set_namespace('ga_client_id', normaliser => 'lower');
+SELECT cdp.set_namespace('ga_client_id', level => 'household');
 -- who may
 SET ROLE cdp_analyst;
 SELECT cdp.forget('user_id', 'fo-lee', 'asked');

@@ -200,7 +200,8 @@ would_drop(const Search *s, CdpEvent *ev)
 static Judgement
 judge(const Search *s, int32 source_id, CdpMessage *msg)
 {
-	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1};
+	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1,
+	.watermark = DT_NOBEGIN};
 
 	if (batch.source == NULL)
 		return UNREADABLE;
