@@ -120,17 +120,16 @@ class World:
                                 $$replace(body_text, '{"type"', '{"userId":"nobody","type"')$$)""").fetchall()
 
     def change(self):
-        """Another source is made, changed or dropped."""
-        self.server.rows("SELECT cdp.drop_source('other')" if self.turns // 25 % 3 == 2 else "SELECT cdp.alter_source('other', workers => 2)"
-                         if self.turns // 25 % 3 else 'SELECT 1')
-        if self.turns // 25 % 3 == 0:
-            self.create_source('other')
+        """Another source is made, changed, and dropped."""
+        (lambda: self.create_source('other'), lambda: self.server.rows("SELECT cdp.alter_source('other', workers => 2)"),
+         lambda: self.server.rows("SELECT cdp.drop_source('other')"))[self.turns // 25 % 3]()
 
     def workers(self):
         """What must not grow: the launcher, the maintenance worker, the source worker that stays."""
         return {kind: pid for pid, kind in self.watcher.execute(
             "SELECT pid, backend_type FROM pg_stat_activity WHERE backend_type = 'cdp launcher'"
-            " OR backend_type = 'cdp maintenance' AND datname = current_database() UNION ALL SELECT worker_pid, 'cdp source' FROM cdp.source_status WHERE source = 'shop' AND worker_pid IS NOT NULL")}
+            " OR backend_type = 'cdp maintenance' AND datname = current_database()"
+            " UNION ALL SELECT worker_pid, 'cdp source' FROM cdp.source_status WHERE source = 'shop' AND worker_pid IS NOT NULL")}
 
     def processes(self):
         """The workers, and the sessions that stay."""
