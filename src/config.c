@@ -528,7 +528,7 @@ count_sources(const char *name, bool all, Oid role, int32 *id)
 int32
 cdp_source_id_of_caller(const char *name)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	int32		id = 0;
 	int			n = count_sources(name, false, role, &id);
 
@@ -588,7 +588,7 @@ refuse_no_workspace(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(GetOuterUserId(), false)),
+			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
 			 errhint("Ask for cdp.grant_workspace(), or name the workspace.")));
 }
 
@@ -691,7 +691,7 @@ int32
 cdp_caller_workspace(void)
 {
 	Generation *g;
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	ListCell   *lc;
 	int32		found = 0;
 

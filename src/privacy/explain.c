@@ -53,7 +53,7 @@ reads_our_tables(const PlannedStmt *plan)
 static void
 refuse_plan(const PlannedStmt *plan)
 {
-	if (superuser_arg(GetOuterUserId()) || !reads_our_tables(plan) || list_length(cdp_workspace_ids()) < 2)
+	if (superuser_arg(cdp_caller_role()) || !reads_our_tables(plan) || list_length(cdp_workspace_ids()) < 2)
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -30,7 +30,7 @@
 static void
 require_role(const CdpSource *source)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 
 	if (!superuser_arg(role) && !has_privs_of_role(role, get_role_oid(INGEST_ROLE, false)))
 		ereport(ERROR,
