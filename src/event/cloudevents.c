@@ -350,7 +350,7 @@ text_of_base64(CdpJson *j, const CdpJsonNode *base64, CdpJsonNode *text)
 	n = pg_b64_decode(base64->s, base64->len, (void *) bytes, pg_b64_dec_len(base64->len));
 	if (n <= 0 || !is_text((CdpStr) {bytes, n}))
 		return false;
-	*text = (CdpJsonNode) {.kind = CDP_JSON_STRING,.s = bytes,.len = n};
+	*text = (CdpJsonNode) {.kind = CDP_JSON_STRING, .s = bytes, .len = n};
 	return true;
 }
 
