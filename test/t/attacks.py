@@ -86,6 +86,26 @@ def check_logins(server):
                 refused(c, statement, f'A71: {user} may not: {statement}')
 
 
+def plans_told(server):
+    """Plans that auto_explain sends to an analyst who asks for messages of the log."""
+    told = []
+    with server.connect() as c:
+        c.add_notice_handler(lambda d: told.append(d.message_primary))
+        for statement in ("LOAD 'auto_explain'", 'SET auto_explain.log_min_duration = 0', 'SET SESSION AUTHORIZATION analyst', 'SET client_min_messages = log',
+                          'SELECT * FROM cdp.event'):
+            c.execute(statement)
+    return [text for text in told if 'plan:' in text]
+
+
+def check_auto_explain(server):
+    """A21: what auto_explain writes to the log is not for readers."""
+    tap.ok(plans_told(server), 'A21: with one workspace auto_explain tells plans')
+    server.rows("SELECT cdp.create_workspace('explained')")
+    tap.same(plans_told(server), [], 'A21: with two it does not')
+    server.rows("SELECT cdp.drop_workspace('explained', false)")
+    server.rows("SELECT cdp.grant_workspace('public', 'default')")
+
+
 SHOWN = ('SELECT s::text FROM pg_settings s', 'SELECT s::text FROM pg_file_settings s', 'SELECT s::text FROM pg_db_role_setting s',
          'SELECT s::text FROM pg_stat_activity s', 'SELECT s::text FROM cdp.status s', 'SELECT s::text FROM cdp_data.instance s',
          "SELECT prosrc FROM pg_proc WHERE pronamespace = 'cdp'::regnamespace", 'SELECT description FROM pg_description')
@@ -154,6 +174,7 @@ def main():
     check_owner_with_members(server)
     check_scripts(inst)
     check_logins(server)
+    check_auto_explain(server)
     check_notifications(server)
     check_key(server)
     server.stop()
