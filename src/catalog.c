@@ -252,6 +252,18 @@ cdp_owner_role(void)
 	return get_role_oid(CDP_OWNER_ROLE, false);
 }
 
+/*
+ * Who runs the statement, whatever functions with the rights of others it has
+ * come through.  Where the server runs code of a table's owner (ANALYZE, also
+ * by autovacuum, REFRESH, CREATE INDEX, ..) that is the owner: a superuser's
+ * sight is not lent to him.
+ */
+Oid
+cdp_caller_role(void)
+{
+	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
+}
+
 void
 cdp_become_owner(CdpUserContext *save)
 {

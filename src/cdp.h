@@ -120,6 +120,7 @@ extern bool cdp_is_set_up(void);
 /* raises when library, extension and tables are of different versions; cheap once checked */
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
+extern Oid	cdp_caller_role(void);	/* whose workspace, masks and rights count */
 
 /* setup.c: whose data is it? */
 typedef enum CdpAttachment

@@ -606,7 +606,7 @@ count_namesake(const CdpRow *row, void *arg)
 int32
 cdp_source_id_of_caller(const char *name)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	Namesakes	s = {.name = cdp_str(name)};
 	ListCell   *lc;
 
@@ -668,7 +668,7 @@ refuse_no_workspace(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(GetOuterUserId(), false)),
+			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
 			 errhint("Ask for cdp.grant_workspace(), or name the workspace.")));
 }
 
@@ -751,7 +751,7 @@ cdp_key_is_open(int32 workspace_id, CdpStr key)
 int32
 cdp_caller_workspace(void)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	List	   *workspaces;
 
 	if (!cdp_preloaded)

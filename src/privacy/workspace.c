@@ -88,7 +88,7 @@ refuse_workspace(const char *name)
 CdpWorkspace *
 cdp_workspace_of_caller(const char *name)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	CdpWorkspace *w;
 
 	if (name != NULL && !superuser_arg(role))
@@ -201,7 +201,7 @@ refuse_role_of_others(Oid granted, const char *name, int32 workspace_id)
 {
 	Elsewhere	e = {granted, workspace_id};
 
-	if (superuser_arg(GetOuterUserId()))
+	if (superuser_arg(cdp_caller_role()))
 		return;
 	each_role(note_elsewhere, &e);
 	if (e.found)

@@ -309,8 +309,8 @@ cell(int row, int column)
 static bool
 may_see(const char *workspace_id)
 {
-	return superuser_arg(GetOuterUserId()) ||
-		cdp_role_has_workspace(GetOuterUserId(), atoi(workspace_id));
+	return superuser_arg(cdp_caller_role()) ||
+		cdp_role_has_workspace(cdp_caller_role(), atoi(workspace_id));
 }
 
 /* Superusers see all; who sees nothing must not take that for rest. */

@@ -154,6 +154,22 @@ def check_drop_and_rollback(server, kafka):
     tap.same(server.value('SELECT count(*) FROM cdp_data.event WHERE workspace_id = %s', number), before + 1, 'and nothing is gone')
 
 
+def check_drop_while_classified(server):
+    """Who classifies a key holds no batch's lock: the drop waits for him, too."""
+    server.rows("SELECT cdp.create_workspace('d')")
+    login(server, 'officer_d', 'cdp_privacy_officer', 'd')
+    number = server.value("SELECT workspace_id FROM cdp_data.workspace WHERE name = 'd'")
+    with server.connect() as dba, server.connect(user='officer_d', autocommit=False) as officer:
+        officer.execute("SELECT cdp.classify_trait('plan')")
+        dropper = threading.Thread(target=dba.execute, args=("SELECT cdp.drop_workspace('d', false)",), daemon=True)
+        dropper.start()
+        tap.wait_for(lambda: server.value("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", dba.info.backend_pid),
+                     'the drop waits for who classified a key', good=lambda event: event == 'Lock')
+        officer.commit()
+        dropper.join(tap.DEFAULT_SECONDS)
+    tap.same(tables_with(server, number), 0, 'and leaves nothing of it')
+
+
 def check_many(server):
     """Sessions that have been in hundreds of workspaces have not grown, and who works in which is known at once."""
     with server.connect() as c:
@@ -192,6 +208,7 @@ def main():
     check_same_person(server)
     check_drop(server, kafka)
     check_drop_and_rollback(server, kafka)
+    check_drop_while_classified(server)
     check_many(server)
     server.stop()
 
