@@ -23,6 +23,7 @@
 
 #include "event/filter.h"
 #include "privacy/explain.h"
+#include "privacy/view_owner.h"
 #include "source/launcher.h"
 #include "clock.h"
 #include "stats.h"
@@ -213,6 +214,7 @@ _PG_init(void)
 		cdp_clock_init();
 		cdp_workers_init();
 		cdp_explain_hook_install();
+		cdp_view_owner_hook_install();
 	}
 	MarkGUCPrefixReserved("cdp");
 }

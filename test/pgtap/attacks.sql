@@ -474,5 +474,13 @@ FROM unnest('{nob,ad_a}'::name[]) r, unnest(ARRAY['DROP EXTENSION cdp', 'ALTER E
 SELECT ok(NOT has_table_privilege('nob', 'cdp.event', 'SELECT'), 'A71: nor has it anything afterwards')
 FROM attempt('ad_a', 'SELECT run(''GRANT SELECT ON cdp.event TO nob'')');
 
+-- views that do not belong to cdp_owner, as pg_restore --no-owner would leave them
+SELECT format('ALTER VIEW cdp.event OWNER TO %I', current_user) AS statement \gset
+:statement;
+SELECT throws_matching($$SELECT set_config('role', 'an_a', true); SELECT * FROM cdp.event$$, 'does not hold', 'a view of a superuser''s shows nothing');
+SELECT isnt_empty($$SELECT * FROM cdp.event$$, 'but to superusers');
+ALTER VIEW cdp.event OWNER TO cdp_owner;
+SELECT isnt_empty($$SELECT attempt('an_a', 'SELECT * FROM cdp.event')$$, 'it is as it was');
+
 SELECT * FROM finish();
 ROLLBACK;
