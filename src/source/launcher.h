@@ -205,7 +205,7 @@ typedef struct CdpPosition
 
 extern CdpPosition cdp_position_read(int32 source_id, const char *topic, int32 partition);
 extern void cdp_position_create(int32 source_id, const char *topic, int32 partition, int64 position);
-extern bool cdp_topic_has_positions(int32 source_id, const char *topic);
+extern int32 cdp_topic_rows_end(int32 source_id, const char *topic);
 extern bool cdp_position_skip_gap(int32 source_id, const char *topic, int32 partition,
 								  int64 from_offset, int64 to_offset);
 extern bool cdp_position_forget(int32 source_id, const char *topic, int32 partition, int64 position);

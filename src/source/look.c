@@ -47,6 +47,8 @@ take_partitions(Worker *w, int t, const CdpPartition *found, int n)
 		if (topic->parts[p])
 			topic->parts[p]->leader = -1;
 	}
+	if (topic->answered == 0)
+		cdp_parts_recall(w, t, n);
 	topic->policy_asked &= topic->present;
 	topic->present = true;
 	topic->answered = w->look;

@@ -111,18 +111,21 @@ cdp_position_create(int32 source_id, const char *topic, int32 partition, int64 p
 	SPI_finish();
 }
 
-bool
-cdp_topic_has_positions(int32 source_id, const char *topic)
+/* One more than the highest partition of a topic that has a row; 0: none has. */
+int32
+cdp_topic_rows_end(int32 source_id, const char *topic)
 {
-	bool		has;
+	bool		isnull;
+	int32		end;
 
 	SPI_connect();
-	has = partition_query("SELECT 1 FROM cdp_data.source_offset"
-						  " WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
-						  " AND partition OPERATOR(pg_catalog.>=) $3 AND $4 OPERATOR(pg_catalog.=) $5 LIMIT 1",
-						  source_id, topic, 0, 0, 0) > 0;
+	partition_query("SELECT coalesce(pg_catalog.max(partition), -1) FROM cdp_data.source_offset"
+					" WHERE source_id OPERATOR(pg_catalog.=) $1 AND topic OPERATOR(pg_catalog.=) $2"
+					" AND partition OPERATOR(pg_catalog.>=) $3 AND $4 OPERATOR(pg_catalog.=) $5",
+					source_id, topic, 0, 0, 0);
+	end = DatumGetInt32(first_row(1, &isnull)) + 1;
 	SPI_finish();
-	return has;
+	return end;
 }
 
 /*

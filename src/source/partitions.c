@@ -34,7 +34,8 @@
  *
  * A partition that a topic has no more was one of a topic that was made again
  * with fewer: it is diverged, too; if nothing is known of what was read there
- * (it was adopted, or empty), it and its row are forgotten.
+ * (it was adopted, or empty), it and its row are forgotten.  A worker that did not
+ * see it knows it from its row.
  */
 #include "cdp.h"
 
@@ -182,7 +183,7 @@ cdp_topic_is_started(Worker *w, Topic *topic)
 	if (topic->started)
 		return true;
 	cdp_worker_begin();
-	topic->started = cdp_topic_has_positions(w->source_id, topic->name);
+	topic->started = cdp_topic_rows_end(w->source_id, topic->name) > 0;
 	cdp_worker_commit();
 	return topic->started;
 }
@@ -284,6 +285,20 @@ is_forgotten(Worker *w, Part *part)
 	else
 		return cdp_position_forget(w->source_id, topic, part->partition, row.position);
 	return false;
+}
+
+/* What was read of partitions from number first on, which the topic did not have when this worker first saw it, is found missing. */
+void
+cdp_parts_recall(Worker *w, int t, int32 first)
+{
+	int32		end;
+
+	cdp_worker_begin();
+	end = cdp_topic_rows_end(w->source_id, w->topics[t].name);
+	cdp_worker_commit();
+	for (int32 p = first; p < end; p++)
+		if (p % w->nworkers == w->worker)
+			cdp_part_add(w, t, p);
 }
 
 /* The topic has no such partition any more. */

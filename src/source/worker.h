@@ -155,6 +155,7 @@ extern void cdp_topic_start(Worker *w, Topic *topic, const int64 *positions);
 extern CdpPartition cdp_part_id(const Worker *w, const Part *part);
 extern Part *cdp_part_add(Worker *w, int topic, int32 partition);
 extern void cdp_part_place(Worker *w, Part *part, int64 low, int64 high);	/* NEW becomes what row and log say */
+extern void cdp_parts_recall(Worker *w, int topic, int32 first);	/* those that have rows */
 extern void cdp_part_gone(Worker *w, Part *part);	/* may free it */
 extern void cdp_part_mark(const Worker *w, Part *part);
 extern void cdp_part_take_later(Worker *w, Part *part, int64 later);

@@ -125,6 +125,28 @@ def made_again_with_fewer_partitions(world):
     tap.ok(True, 'fewer: a partition that is there again is read from its start')
 
 
+def made_again_with_fewer_while_away(world):
+    """A worker that never saw the partitions that are gone knows them from what was read."""
+    world.kafka.create_topic('shrunk', 4)
+    world.source('shrunk', workers=2)
+    for partition in range(3):
+        world.send('shrunk', numbered(f'shrunk-{partition}', 10), partition=partition)
+    world.caught_up('shrunk', 'shrunk: consumed')
+    world.server.rows("SELECT cdp.pause_source('shrunk')")
+    world.kafka.recreate_topic('shrunk', 1)
+    world.send('shrunk', numbered('shrunk-new', 20))
+    world.server.rows("SELECT cdp.resume_source('shrunk')")
+    tap.wait_for(lambda: world.status('shrunk', 'state'), 'shrunk: what was read is diverged, the empty one is forgotten',
+                 good=lambda states: states == ['diverged'] * 3)
+    tap.ok(not world.server.value("SELECT cdp.wait_for_source('shrunk', '500 ms')"), 'shrunk: all partitions are diverged')
+    world.server.rows("SELECT cdp.alter_source('shrunk', workers => 1)")
+    for partition in range(3):
+        world.server.rows("SELECT cdp.adopt_source('shrunk', 'shrunk', %s, 0)", partition)
+    world.caught_up('shrunk', 'shrunk: consumed after it was adopted')
+    tap.same(world.status('shrunk', '"partition"'), [0], 'shrunk: the others are forgotten')
+    tap.same(len(world.ids('shrunk')), 50, 'shrunk: everything is stored')
+
+
 def trouble_of_one_topic(world):
     """The trouble that a worker has with one topic is shown at that topic."""
     world.kafka.create_topic('good', 2)
@@ -225,7 +247,7 @@ def main():
     if broker.SPOILT_BY_NEW_TOPIC_ID:
         tap.skip('topics that are made again while they are read', 'librdkafka 2.4 to 2.9 spoils its memory when it sees one')
         made_again = ()
-    worlds.run(worlds.World('topics'), (made_again_while_away, *made_again, trouble_of_one_topic, compacted))
+    worlds.run(worlds.World('topics'), (made_again_while_away, made_again_with_fewer_while_away, *made_again, trouble_of_one_topic, compacted))
 
 
 tap.main(main)
