@@ -96,6 +96,24 @@ SELECT pg_temp.brief(cdp.forget('user_id', 'fo-kim', 'asked', false));
 SELECT body_text FROM cdp.quarantine WHERE body_text LIKE '%fo-2%' ORDER BY 1;
 SELECT pg_temp.places('kim@fo.example'), pg_temp.places('fo-kim');
 SELECT count(*) FROM cdp.verify();
+-- nor are they set aside once more; of another one without the mention, and whole when it is younger
+SELECT pg_temp.send('[
+	{"type": "track", "event": "a", "messageId": "fo-20", "userId": "fo-kim", "originalTimestamp": "2026-01-01T00:00:00Z"},
+	{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "originalTimestamp": "2026-01-01T00:00:00Z", "context": {"traits": {"email": "KIM@fo.example"}}},
+	{"type": "nonsense", "messageId": "fo-22", "userId": "fo-kim"},
+	{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "context": {"traits": {"email": "kim@fo.example", "age": 7}}},
+	{"type": "nonsense", "messageId": "fo-24", "userId": "fo-lee"}]');
+SELECT body_text FROM cdp.quarantine WHERE body_text LIKE '%fo-2%' AND reason <> 'unknown_type' ORDER BY quarantined_at, 1;
+DELETE FROM cdp_data.quarantine WHERE body LIKE '%kim@fo.example%'::bytea;
+-- however it is written
+SELECT pg_temp.send('[{"type": "identify", "messageId": "fo-25", "userId": "fo-Zoë/1", "originalTimestamp": "2026-01-01T00:00:00Z"}]');
+INSERT INTO cdp.inbox (message) VALUES
+	('{"type": "nonsense", "messageId": "fo-26", "userId": "fo-Zo\u00eb\/1"}'),
+	('{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "originalTimestamp": "1999-01-01T00:00:00Z", "properties": {"a": "fo-Zo\u00eb/1"}}'),
+	('{"type": "nonsense", "messageId": "fo-27", "body": "{\"userId\": \"fo-Zo\\u00eb/1\", \"n\": 1}", "other": "{\"userId\": \"fo-Zo\u00eb/1\", \"n\": 1}"}'),
+	('{"type": "track", "event": "b", "messageId": "fo-21", "userId": "fo-lee", "properties": {"a": "say \"hi\" to {\"user\": \"fo-Zo\u00eb/1\"}", "b": "\"c\""}}');
+SELECT pg_temp.brief(cdp.forget('user_id', 'fo-Zoë/1', 'asked', false));
+SELECT body_text FROM cdp.quarantine WHERE body_text LIKE '%fo-Z%' OR body_text LIKE '%"b"%c%' ORDER BY 1;
 -- the profile id of a shared identifier selects nobody, either
 \set ON_ERROR_ROLLBACK on
 BEGIN;
@@ -132,6 +150,9 @@ SELECT pg_temp.send('[
 	{"type": "track", "event": "b", "messageId": "fo-40", "userId": "fo-max", "originalTimestamp": "2099-01-01T00:00:00Z"}]');
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-max', 'asked', false));
 SELECT pg_temp.places('fo-max'), pg_temp.places('fo-dev');
+-- the tokens hold as long as the same values make the same identifiers
+SELECT cdp.set_namespace('ga_client_id', normaliser => 'lower');
+SELECT cdp.set_namespace('ga_client_id', level => 'household');
 -- who may
 SET ROLE cdp_analyst;
 SELECT cdp.forget('user_id', 'fo-lee', 'asked');

@@ -15,6 +15,11 @@ SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"user
 SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"identifiers": [{"namespace": "email"}]}}');
 SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"call": {"merge": {}}}}');
 SELECT cdp.create_source('odd', format => 'segment', options => '{"mapping": {"user_id": "$.u"}}');
+-- a namespace may be declared later
+BEGIN;
+SELECT cdp.create_source('odd', format => 'json', options => '{"mapping": {"identifiers": [{"namespace": "emial", "value": "$.e"}, {"namespace": "email", "value": "$.f"}],
+	"call": {"alias": {"id": {"namespace": "member", "value": "$.a"}, "other": {"namespace": "user_id", "value": "$.b"}}}}}');
+ROLLBACK;
 -- one that is right: a topic that was there before us
 SELECT cdp.create_source('legacy', format => 'json', options => '{"mapping": {"message_id": "$.order_no", "name": "$.what", "time": "$.placed", "order": "$.line",
 	"user_id": "$.customer.id", "identifiers": [{"namespace": "email", "value": "$.customer.mails[0]"}], "type": {"path": "$.what", "calls": {"registered": "identify"}},

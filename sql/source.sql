@@ -6,6 +6,15 @@ SELECT cdp.create_source('');
 SELECT cdp.create_source('shop', brokers => 'broker.example:9092');
 SELECT cdp.create_source('shop', topics => '{events}');
 SELECT cdp.create_source('shop', brokers => 'broker.example:9092', topics => '{}');
+-- brokers: librdkafka would pass over these, or read another port
+SELECT cdp.create_source('shop', brokers => '', topics => '{t}');
+SELECT cdp.create_source('shop', brokers => 'http://b:9092', topics => '{t}');
+SELECT cdp.create_source('shop', brokers => 'b:9092;c:9092', topics => '{t}');
+SELECT cdp.create_source('shop', brokers => 'b:9092, c:99999', topics => '{t}');
+SELECT cdp.create_source('shop', brokers => 'b:9092,[::1', topics => '{t}');
+BEGIN;
+SELECT cdp.create_source('shop', brokers => 'b, c-1.example:9092 ,[::1]:9092,10.0.0.1', topics => '{t}');
+ROLLBACK;
 SELECT cdp.create_source('shop', format => 'avro');
 SELECT cdp.create_source('shop', workspace => 'nowhere');
 SELECT cdp.create_source('shop', workers => 0);

@@ -6,10 +6,10 @@
  * the same session and a rolled back cdp.setup() all send one.  That a table is
  * absent is never remembered.
  *
- * Small tables (configuration, instance) are read by cdp_scan_table(): a heap
- * scan with the snapshot that PostgreSQL uses for its own catalogs.  It sees
- * what is committed now, works in parallel workers and inside the planner, and
- * no policy applies to it.
+ * Small tables (configuration, instance) are read by cdp_scan_table() and
+ * cdp_scan_index(): scans with the snapshot that PostgreSQL uses for its own
+ * catalogs.  They see what is committed now, work in parallel workers and
+ * inside the planner, and no policy applies to them.
  */
 #include "cdp.h"
 
@@ -140,17 +140,33 @@ cdp_is_set_up(void)
 	return OidIsValid(find_table(CDP_T_VERSION)) && OidIsValid(find_table(CDP_T_INSTANCE));
 }
 
-void
-cdp_scan_table(CdpTable t, CdpRowFunction f, void *arg)
+static void
+scan_table(CdpTable t, const char *index, int nkeys, ScanKey key, CdpRowFunction f, void *arg)
 {
 	Relation	rel = table_open(cdp_table(t), AccessShareLock);
-	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	Oid			index_id = index ? get_relname_relid(index, RelationGetNamespace(rel)) : InvalidOid;
+	SysScanDesc scan = systable_beginscan(rel, index_id, OidIsValid(index_id), NULL, nkeys, key);
 	CdpRow		row = {.desc = RelationGetDescr(rel)};
 
 	while (HeapTupleIsValid(row.tuple = systable_getnext(scan)))
 		f(&row, arg);
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
+}
+
+void
+cdp_scan_table(CdpTable t, CdpRowFunction f, void *arg)
+{
+	scan_table(t, NULL, 0, NULL, f, arg);
+}
+
+void
+cdp_scan_index(CdpTable t, const char *index, const char *column, int32 value, CdpRowFunction f, void *arg)
+{
+	ScanKeyData key;
+
+	ScanKeyInit(&key, get_attnum(cdp_table(t), column), BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(value));
+	scan_table(t, index, 1, &key, f, arg);
 }
 
 Datum
@@ -234,6 +250,18 @@ Oid
 cdp_owner_role(void)
 {
 	return get_role_oid(CDP_OWNER_ROLE, false);
+}
+
+/*
+ * Who runs the statement, whatever functions with the rights of others it has
+ * come through.  Where the server runs code of a table's owner (ANALYZE, also
+ * by autovacuum, REFRESH, CREATE INDEX, ..) that is the owner: a superuser's
+ * sight is not lent to him.
+ */
+Oid
+cdp_caller_role(void)
+{
+	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
 }
 
 void

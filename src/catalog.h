@@ -30,6 +30,10 @@ typedef void (*CdpRowFunction) (const CdpRow *row, void *arg);
 /* call f for each row, seen by a fresh snapshot, without SQL or row security */
 extern void cdp_scan_table(CdpTable t, CdpRowFunction f, void *arg);
 
+/* the same for the rows with this integer in the column, which is the first one of the index */
+extern void cdp_scan_index(CdpTable t, const char *index, const char *column, int32 value,
+						   CdpRowFunction f, void *arg);
+
 /* raises when the column does not exist */
 extern Datum cdp_row_get(const CdpRow *row, const char *column, bool *isnull);
 

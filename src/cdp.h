@@ -120,6 +120,7 @@ extern bool cdp_is_set_up(void);
 /* raises when library, extension and tables are of different versions; cheap once checked */
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
+extern Oid	cdp_caller_role(void);	/* whose workspace, masks and rights count */
 
 /* setup.c: whose data is it? */
 typedef enum CdpAttachment
@@ -156,7 +157,7 @@ typedef enum CdpPolicyKind
 
 typedef struct CdpNamespace
 {
-	int16		id;				/* cdp_data.namespace.namespace_id, > 0 */
+	int32		id;				/* cdp_data.namespace.namespace_id, > 0 */
 	CdpStr		name;
 	int			priority;		/* 1 is strongest */
 	bool		household;		/* level */
@@ -222,7 +223,7 @@ typedef struct CdpSource
 extern CdpSource *cdp_source_by_id(int32 source_id);
 extern CdpSource *cdp_source_find(int32 source_id); /* NULL: it was dropped */
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
-extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int16 id);
+extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int32 id);
 extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
 extern bool cdp_workspace_exists(int32 workspace_id);
 
@@ -245,11 +246,10 @@ extern bool cdp_workspace_hold(int32 workspace_id);
 
 /* the same without waiting for who drops it: false then, too */
 extern bool cdp_workspace_try_hold(int32 workspace_id);
-extern List *cdp_workspace_ids(void);	/* integer list */
+extern List *cdp_workspace_ids(void);	/* of all, integers */
 
 /* a top-level key of traits that is shown to those who see no values */
 extern bool cdp_key_is_open(int32 workspace_id, CdpStr key);
-extern uint64 cdp_config_generation(void);	/* reloads when invalidated */
 
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
 extern int32 cdp_caller_workspace(void);
@@ -258,6 +258,7 @@ extern int32 cdp_caller_workspace(void);
 #define CDP_EVERYBODY "public"
 
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
+extern List *cdp_workspaces_of_role(Oid role);	/* ids */
 
 extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */
 

@@ -1,15 +1,19 @@
 /*
  * config.c: workspaces, namespaces and sources, as every backend keeps them.
  *
- * The tables are small and read whole, by cdp_scan_table().  A statement
- * trigger on each of them (catalog.c) sends a relcache message, so that every
- * change is seen by every backend at its next look, whether it came through a
- * function, plain SQL or a restore, and is forgotten again when it rolls back.
+ * A workspace is read, with all that belongs to it, when it is first asked for,
+ * and in which workspaces a role works, when that role is: there may be very
+ * many.  A statement trigger on each of the tables (catalog.c) sends a relcache
+ * message, so that every change is seen by every backend at its next look,
+ * whether it came through a function, plain SQL or a restore, and is forgotten
+ * again when it rolls back.
  *
- * One load is a generation with a memory context of its own.  Whoever holds a
- * pointer into it keeps it to the end of the transaction: a generation that
- * was replaced is freed only then.  A source's options are compiled when it is
- * first asked for, so that a source that can not be compiled hurts nobody else.
+ * What was read since the last change is a generation with a memory context of
+ * its own.  Whoever holds a pointer into it keeps it to the end of the
+ * transaction: a generation that was replaced is freed only then.  One that has
+ * read MANY workspaces is replaced after the transaction, so that memory is
+ * bounded.  A source's options are compiled when it is first asked for, so that
+ * a source that can not be compiled hurts nobody else.
  */
 #include "cdp.h"
 
@@ -20,7 +24,9 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -35,33 +41,32 @@ typedef struct SourceEntry
 	Jsonb	   *options;
 } SourceEntry;
 
+typedef struct WorkspaceEntry
+{
+	CdpWorkspace workspace;		/* first: what others see */
+	List	   *sources;		/* SourceEntry */
+	List	   *open_keys;		/* CdpStr * */
+} WorkspaceEntry;
+
 typedef struct RoleEntry
 {
-	NameData	role;
-	int32		workspace_id;
+	Oid			role;
+	List	   *workspaces;		/* ids of those it works in */
 } RoleEntry;
-
-typedef struct OpenKey
-{
-	int32		workspace_id;
-	CdpStr		key;
-} OpenKey;
 
 typedef struct Generation
 {
 	MemoryContext cxt;
-	uint64		number;
-	List	   *workspaces;		/* CdpWorkspace */
-	List	   *sources;		/* SourceEntry */
+	List	   *workspaces;		/* WorkspaceEntry */
 	List	   *roles;			/* RoleEntry */
-	List	   *open_keys;		/* OpenKey */
 	struct Generation *older;	/* replaced in this transaction */
 } Generation;
+
+#define MANY 100				/* workspaces, or roles */
 
 static Generation *current = NULL;
 static bool stale = true;
 static bool registered = false;
-static uint64 loads = 0;
 
 /* ---------------------------------------------------------------- values of rows */
 
@@ -126,29 +131,14 @@ policy_kind(CdpStr name)
 static void
 load_workspace(const CdpRow *row, void *arg)
 {
-	Generation *g = arg;
-	CdpWorkspace *w = palloc0(sizeof(CdpWorkspace));
+	WorkspaceEntry *e = palloc0(sizeof(WorkspaceEntry));
+	CdpWorkspace *w = &e->workspace;
 
 	w->id = row_int(row, "workspace_id");
 	w->name = row_text(row, "name");
 	w->policy.workspace_id = w->id;
 	w->policy.kind = policy_kind(row_text(row, "identity_policy"));
-	g->workspaces = lappend(g->workspaces, w);
-}
-
-static CdpWorkspace *
-find_workspace(const Generation *g, int32 id)
-{
-	ListCell   *lc;
-
-	foreach(lc, g->workspaces)
-	{
-		CdpWorkspace *w = lfirst(lc);
-
-		if (w->id == id)
-			return w;
-	}
-	return NULL;
+	*(WorkspaceEntry **) arg = e;
 }
 
 static struct CdpBlockList *
@@ -175,19 +165,17 @@ compile_blocked(const CdpRow *row)
 static void
 load_namespace(const CdpRow *row, void *arg)
 {
-	CdpWorkspace *w = find_workspace(arg, row_int(row, "workspace_id"));
+	CdpPolicy  *p = arg;
 	CdpNamespace *ns;
 	CdpStr		text;
 	bool		isnull;
 
-	if (w == NULL)
-		return;
-	w->policy.namespaces = w->policy.namespaces ?
-		repalloc(w->policy.namespaces, (w->policy.nnamespaces + 1) * sizeof(CdpNamespace)) :
+	p->namespaces = p->namespaces ?
+		repalloc(p->namespaces, (p->nnamespaces + 1) * sizeof(CdpNamespace)) :
 		palloc(sizeof(CdpNamespace));
-	ns = &w->policy.namespaces[w->policy.nnamespaces++];
+	ns = &p->namespaces[p->nnamespaces++];
 	memset(ns, 0, sizeof(*ns));
-	ns->id = DatumGetInt16(cdp_row_get(row, "namespace_id", &isnull));
+	ns->id = row_int(row, "namespace_id");
 	ns->name = row_text(row, "name");
 	ns->priority = row_int(row, "priority");
 	ns->household = cdp_str_eq(row_text(row, "level"), cdp_str("household"));
@@ -215,40 +203,13 @@ namespace_cmp(const void *a, const void *b)
 }
 
 static void
-sort_namespaces(Generation *g)
-{
-	ListCell   *lc;
-
-	foreach(lc, g->workspaces)
-	{
-		CdpPolicy  *p = &((CdpWorkspace *) lfirst(lc))->policy;
-
-		if (p->nnamespaces > 1)
-			qsort(p->namespaces, p->nnamespaces, sizeof(CdpNamespace), namespace_cmp);
-	}
-}
-
-static void
-load_role(const CdpRow *row, void *arg)
-{
-	Generation *g = arg;
-	RoleEntry  *r = palloc0(sizeof(RoleEntry));
-	bool		isnull;
-
-	r->role = *DatumGetName(cdp_row_get(row, "role_name", &isnull));
-	r->workspace_id = row_int(row, "workspace_id");
-	g->roles = lappend(g->roles, r);
-}
-
-static void
 load_open_key(const CdpRow *row, void *arg)
 {
-	Generation *g = arg;
-	OpenKey    *k = palloc0(sizeof(OpenKey));
+	WorkspaceEntry *e = arg;
+	CdpStr	   *key = palloc(sizeof(CdpStr));
 
-	k->workspace_id = row_int(row, "workspace_id");
-	k->key = row_text(row, "key");
-	g->open_keys = lappend(g->open_keys, k);
+	*key = row_text(row, "key");
+	e->open_keys = lappend(e->open_keys, key);
 }
 
 /* ---------------------------------------------------------------- sources */
@@ -256,24 +217,20 @@ load_open_key(const CdpRow *row, void *arg)
 static void
 load_source(const CdpRow *row, void *arg)
 {
-	Generation *g = arg;
-	CdpWorkspace *w = find_workspace(g, row_int(row, "workspace_id"));
-	SourceEntry *e;
+	WorkspaceEntry *w = arg;
+	SourceEntry *e = palloc0(sizeof(SourceEntry));
 	bool		isnull;
 	Datum		options;
 
-	if (w == NULL)
-		return;
-	e = palloc0(sizeof(SourceEntry));
 	e->source.id = row_int(row, "source_id");
 	e->source.name = row_text(row, "name");
-	e->source.workspace = w;
+	e->source.workspace = &w->workspace;
 	e->source.kafka = row_text(row, "brokers").s != NULL;
 	e->source.paused = row_bool(row, "paused");
 	e->format = pstrdup(row_text(row, "format").s);
 	options = cdp_row_get(row, "options", &isnull);
 	e->options = (Jsonb *) PG_DETOAST_DATUM_COPY(options);
-	g->sources = lappend(g->sources, e);
+	w->sources = lappend(w->sources, e);
 }
 
 static bool
@@ -410,86 +367,208 @@ transaction_end(XactEvent event, void *arg)
 		current->older = dead->older;
 		MemoryContextDelete(dead->cxt);
 	}
+	if (current != NULL && Max(list_length(current->workspaces), list_length(current->roles)) > MANY)
+		stale = true;
 }
 
-static Generation *
-load(void)
+/* What a role may do has changed: in which workspaces it works is looked up again. */
+static void
+roles_changed(Datum arg, int cacheid, uint32 hashvalue)
 {
-	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "cdp configuration",
-											  ALLOCSET_SMALL_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(cxt);
-	Generation *g = palloc0(sizeof(Generation));
+	stale = true;
+}
 
-	g->cxt = cxt;
-	g->number = ++loads;
-	cdp_scan_table(CDP_T_WORKSPACE, load_workspace, g);
-	cdp_scan_table(CDP_T_NAMESPACE, load_namespace, g);
-	cdp_scan_table(CDP_T_WORKSPACE_ROLE, load_role, g);
-	cdp_scan_table(CDP_T_TRAIT_CLASS, load_open_key, g);
-	cdp_scan_table(CDP_T_SOURCE, load_source, g);
-	sort_namespaces(g);
-	MemoryContextSwitchTo(old);
-	MemoryContextSetParent(cxt, CacheMemoryContext);
-	return g;
+static void
+watch_changes(void)
+{
+	if (registered)
+		return;
+	cdp_on_table_change(table_changed);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, roles_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, roles_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(DATABASEOID, roles_changed, (Datum) 0);
+	RegisterXactCallback(transaction_end, NULL);
+	registered = true;
 }
 
 static Generation *
 configuration(void)
 {
+	MemoryContext cxt;
 	Generation *g;
 
 	if (current != NULL && !stale)
 		return current;
-	if (!registered)
-	{
-		cdp_on_table_change(table_changed);
-		RegisterXactCallback(transaction_end, NULL);
-		registered = true;
-	}
+	watch_changes();
 	cdp_version_require();
-
-	/* what changes while we read makes it stale again */
-	stale = false;
-	PG_TRY();
-	{
-		g = load();
-	}
-	PG_CATCH();
-	{
-		stale = true;
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
+	stale = false;				/* what changes while we read makes it stale again */
+	cxt = AllocSetContextCreate(CacheMemoryContext, "cdp configuration", ALLOCSET_SMALL_SIZES);
+	g = MemoryContextAllocZero(cxt, sizeof(Generation));
+	g->cxt = cxt;
 	g->older = current;
 	current = g;
 	return g;
 }
 
-uint64
-cdp_config_generation(void)
+static void
+load_belongings(WorkspaceEntry *e)
 {
-	return configuration()->number;
+	int32		id = e->workspace.id;
+	CdpPolicy  *p = &e->workspace.policy;
+
+	cdp_scan_index(CDP_T_NAMESPACE, "namespace_name_key", "workspace_id", id, load_namespace, p);
+	cdp_scan_index(CDP_T_TRAIT_CLASS, "trait_class_pkey", "workspace_id", id, load_open_key, e);
+	cdp_scan_index(CDP_T_SOURCE, "source_name_key", "workspace_id", id, load_source, e);
+	if (p->nnamespaces > 1)
+		qsort(p->namespaces, p->nnamespaces, sizeof(CdpNamespace), namespace_cmp);
 }
 
-/* ---------------------------------------------------------------- what others ask for */
+/* NULL: there is none.  What an error interrupts is freed with the caller's memory. */
+static WorkspaceEntry *
+read_workspace(Generation *g, int32 id)
+{
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "cdp workspace", ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(cxt);
+	WorkspaceEntry *e = NULL;
 
-CdpSource *
-cdp_source_find(int32 source_id)
+	cdp_scan_index(CDP_T_WORKSPACE, "workspace_pkey", "workspace_id", id, load_workspace, &e);
+	if (e != NULL)
+		load_belongings(e);
+	MemoryContextSwitchTo(e ? g->cxt : old);
+	if (e == NULL)
+		MemoryContextDelete(cxt);
+	else
+	{
+		g->workspaces = lappend(g->workspaces, e);
+		MemoryContextSetParent(cxt, g->cxt);
+	}
+	MemoryContextSwitchTo(old);
+	return e;
+}
+
+static WorkspaceEntry *
+find_workspace(int32 id)
 {
 	Generation *g = configuration();
 	ListCell   *lc;
 
-	foreach(lc, g->sources)
+	foreach(lc, g->workspaces)
+	{
+		WorkspaceEntry *e = lfirst(lc);
+
+		if (e->workspace.id == id)
+			return e;
+	}
+	return read_workspace(g, id);
+}
+
+/* ---------------------------------------------------------------- roles */
+
+/*
+ * Membership that the role can use now; being a superuser makes nobody a
+ * member of everything.  Everybody works as public, which no role can be
+ * called.
+ */
+static bool
+works_as(Oid role, const char *name)
+{
+	Oid			granted = get_role_oid(name, true);
+
+	if (role == granted || strcmp(name, CDP_EVERYBODY) == 0)
+		return true;
+	if (!OidIsValid(granted))
+		return false;
+	return superuser_arg(role) ? is_member_of_role_nosuper(role, granted) : has_privs_of_role(role, granted);
+}
+
+static void
+load_role(const CdpRow *row, void *arg)
+{
+	RoleEntry  *e = arg;
+	bool		isnull;
+
+	if (works_as(e->role, NameStr(*DatumGetName(cdp_row_get(row, "role_name", &isnull)))))
+		e->workspaces = list_append_unique_int(e->workspaces, row_int(row, "workspace_id"));
+}
+
+List *
+cdp_workspaces_of_role(Oid role)
+{
+	Generation *g = configuration();
+	RoleEntry  *e;
+	MemoryContext old;
+	ListCell   *lc;
+
+	foreach(lc, g->roles)
+	{
+		e = lfirst(lc);
+		if (e->role == role)
+			return e->workspaces;
+	}
+	old = MemoryContextSwitchTo(g->cxt);
+	e = palloc0(sizeof(RoleEntry));
+	e->role = role;
+	cdp_scan_table(CDP_T_WORKSPACE_ROLE, load_role, e);
+	g->roles = lappend(g->roles, e);
+	MemoryContextSwitchTo(old);
+	return e->workspaces;
+}
+
+bool
+cdp_role_has_workspace(Oid role, int32 workspace_id)
+{
+	return list_member_int(cdp_workspaces_of_role(role), workspace_id);
+}
+
+/* ---------------------------------------------------------------- what others ask for */
+
+static void
+keep_workspace_of_source(const CdpRow *row, void *arg)
+{
+	*(int32 *) arg = row_int(row, "workspace_id");
+}
+
+static SourceEntry *
+source_of_workspace(const WorkspaceEntry *w, int32 source_id)
+{
+	ListCell   *lc;
+
+	foreach(lc, w->sources)
 	{
 		SourceEntry *e = lfirst(lc);
 
-		if (e->source.id != source_id)
-			continue;
-		if (!e->compiled)
-			compile_source(e, g->cxt);
-		return &e->source;
+		if (e->source.id == source_id)
+			return e;
 	}
 	return NULL;
+}
+
+static SourceEntry *
+find_source(int32 source_id)
+{
+	SourceEntry *e;
+	WorkspaceEntry *w;
+	int32		workspace_id = 0;
+	ListCell   *lc;
+
+	foreach(lc, configuration()->workspaces)
+		if ((e = source_of_workspace(lfirst(lc), source_id)) != NULL)
+			return e;
+	cdp_scan_index(CDP_T_SOURCE, "source_pkey", "source_id", source_id, keep_workspace_of_source, &workspace_id);
+	w = find_workspace(workspace_id);
+	return w ? source_of_workspace(w, source_id) : NULL;
+}
+
+CdpSource *
+cdp_source_find(int32 source_id)
+{
+	SourceEntry *e = find_source(source_id);
+
+	if (e == NULL)
+		return NULL;
+	if (!e->compiled)
+		compile_source(e, GetMemoryChunkContext(e));
+	return &e->source;
 }
 
 CdpSource *
@@ -504,47 +583,48 @@ cdp_source_by_id(int32 source_id)
 	return source;
 }
 
-/* Sources of a name, in all workspaces or in those that the role works in; *id is one of them. */
-static int
-count_sources(const char *name, bool all, Oid role, int32 *id)
+/* sources of a name */
+typedef struct Namesakes
 {
-	ListCell   *lc;
-	int			n = 0;
+	CdpStr		name;
+	int			n;
+	int32		id;				/* of one of them */
+} Namesakes;
 
-	foreach(lc, configuration()->sources)
-	{
-		SourceEntry *e = lfirst(lc);
+static void
+count_namesake(const CdpRow *row, void *arg)
+{
+	Namesakes  *s = arg;
 
-		if (!cdp_str_eq(e->source.name, cdp_str(name)) ||
-			!(all || cdp_role_has_workspace(role, e->source.workspace->id)))
-			continue;
-		*id = e->source.id;
-		n++;
-	}
-	return n;
+	if (!cdp_str_eq(row_text(row, "name"), s->name))
+		return;
+	s->id = row_int(row, "source_id");
+	s->n++;
 }
 
 /* What other workspaces have is as if it were not there. */
 int32
 cdp_source_id_of_caller(const char *name)
 {
-	Oid			role = GetOuterUserId();
-	int32		id = 0;
-	int			n = count_sources(name, false, role, &id);
+	Oid			role = cdp_caller_role();
+	Namesakes	s = {.name = cdp_str(name)};
+	ListCell   *lc;
 
-	if (n == 0 && superuser_arg(role))
-		n = count_sources(name, true, role, &id);
-	if (n == 0)
+	foreach(lc, cdp_workspaces_of_role(role))
+		cdp_scan_index(CDP_T_SOURCE, "source_name_key", "workspace_id", lfirst_int(lc), count_namesake, &s);
+	if (s.n == 0 && superuser_arg(role))
+		cdp_scan_table(CDP_T_SOURCE, count_namesake, &s);
+	if (s.n == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name),
 				 superuser_arg(role) ? 0 : errhint("If it is of a workspace that you do not work in, ask for cdp.grant_workspace().")));
-	if (n > 1)
+	if (s.n > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("there is a source \"%s\" in more than one workspace", name),
 				 errhint("Use SET ROLE to work as a role that has one.")));
-	return id;
+	return s.id;
 }
 
 CdpNamespace *
@@ -557,7 +637,7 @@ cdp_namespace_find(const CdpPolicy *policy, CdpStr name)
 }
 
 CdpNamespace *
-cdp_namespace_by_id(const CdpPolicy *policy, int16 id)
+cdp_namespace_by_id(const CdpPolicy *policy, int32 id)
 {
 	for (int i = 0; i < policy->nnamespaces; i++)
 		if (policy->namespaces[i].id == id)
@@ -568,19 +648,19 @@ cdp_namespace_by_id(const CdpPolicy *policy, int16 id)
 bool
 cdp_workspace_exists(int32 workspace_id)
 {
-	return find_workspace(configuration(), workspace_id) != NULL;
+	return find_workspace(workspace_id) != NULL;
 }
 
 CdpWorkspace *
 cdp_workspace_by_id(int32 workspace_id)
 {
-	CdpWorkspace *w = find_workspace(configuration(), workspace_id);
+	WorkspaceEntry *e = find_workspace(workspace_id);
 
-	if (w == NULL)
+	if (e == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("workspace %d does not exist", workspace_id)));
-	return w;
+	return &e->workspace;
 }
 
 static void
@@ -588,23 +668,33 @@ refuse_no_workspace(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(GetOuterUserId(), false)),
+			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
 			 errhint("Ask for cdp.grant_workspace(), or name the workspace.")));
+}
+
+typedef struct Named
+{
+	CdpStr		name;
+	int32		id;				/* 0: none */
+} Named;
+
+static void
+keep_named(const CdpRow *row, void *arg)
+{
+	Named	   *n = arg;
+
+	if (cdp_str_eq(row_text(row, "name"), n->name))
+		n->id = row_int(row, "workspace_id");
 }
 
 CdpWorkspace *
 cdp_workspace_find(const char *name)
 {
-	ListCell   *lc;
+	Named		n = {.name = cdp_str(name)};
 
-	foreach(lc, configuration()->workspaces)
-	{
-		CdpWorkspace *w = lfirst(lc);
-
-		if (cdp_str_eq(w->name, cdp_str(name)))
-			return w;
-	}
-	return NULL;
+	cdp_version_require();
+	cdp_scan_table(CDP_T_WORKSPACE, keep_named, &n);
+	return n.id ? cdp_workspace_by_id(n.id) : NULL;
 }
 
 CdpWorkspace *
@@ -628,91 +718,52 @@ cdp_workspace_by_name(const char *name)
 	return w;
 }
 
+static void
+keep_id(const CdpRow *row, void *arg)
+{
+	List	  **ids = arg;
+
+	*ids = lappend_int(*ids, row_int(row, "workspace_id"));
+}
+
 List *
 cdp_workspace_ids(void)
 {
 	List	   *ids = NIL;
-	ListCell   *lc;
 
-	foreach(lc, configuration()->workspaces)
-		ids = lappend_int(ids, ((CdpWorkspace *) lfirst(lc))->id);
+	cdp_version_require();
+	cdp_scan_table(CDP_T_WORKSPACE, keep_id, &ids);
 	return ids;
 }
 
 bool
 cdp_key_is_open(int32 workspace_id, CdpStr key)
 {
+	WorkspaceEntry *e = find_workspace(workspace_id);
 	ListCell   *lc;
 
-	foreach(lc, configuration()->open_keys)
-	{
-		OpenKey    *k = lfirst(lc);
-
-		if (k->workspace_id == workspace_id && cdp_str_eq(k->key, key))
+	foreach(lc, e ? e->open_keys : NIL)
+		if (cdp_str_eq(*(CdpStr *) lfirst(lc), key))
 			return true;
-	}
-	return false;
-}
-
-/*
- * Membership that the role can use now; being a superuser makes nobody a
- * member of everything.  Everybody works as public, which no role can be
- * called.
- */
-static bool
-works_as(Oid role, const char *name)
-{
-	Oid			granted = get_role_oid(name, true);
-
-	if (role == granted || strcmp(name, CDP_EVERYBODY) == 0)
-		return true;
-	if (!OidIsValid(granted))
-		return false;
-	return superuser_arg(role) ? is_member_of_role_nosuper(role, granted) : has_privs_of_role(role, granted);
-}
-
-bool
-cdp_role_has_workspace(Oid role, int32 workspace_id)
-{
-	Generation *g = configuration();
-	ListCell   *lc;
-
-	foreach(lc, g->roles)
-	{
-		RoleEntry  *r = lfirst(lc);
-
-		if (r->workspace_id == workspace_id && works_as(role, NameStr(r->role)))
-			return true;
-	}
 	return false;
 }
 
 int32
 cdp_caller_workspace(void)
 {
-	Generation *g;
-	Oid			role = GetOuterUserId();
-	ListCell   *lc;
-	int32		found = 0;
+	Oid			role = cdp_caller_role();
+	List	   *workspaces;
 
 	if (!cdp_preloaded)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cdp is not preloaded, so it can not protect what it holds"),
 				 errhint("Add cdp to shared_preload_libraries and restart the server.")));
-	g = configuration();
-	foreach(lc, g->workspaces)
-	{
-		int32		id = ((CdpWorkspace *) lfirst(lc))->id;
-
-		if (!cdp_role_has_workspace(role, id))
-			continue;
-		if (found != 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("role \"%s\" works in more than one workspace", GetUserNameFromId(role, false)),
-					 errhint("Use SET ROLE to work as a role that has one.")));
-		found = id;
-	}
-	return found;
+	workspaces = cdp_workspaces_of_role(role);
+	if (list_length(workspaces) > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" works in more than one workspace", GetUserNameFromId(role, false)),
+				 errhint("Use SET ROLE to work as a role that has one.")));
+	return workspaces ? linitial_int(workspaces) : 0;
 }

@@ -41,6 +41,7 @@
 #include "identity/held.h"
 #include "identity/recent.h"
 #include "privacy/purge.h"
+#include "privacy/suppress.h"
 #include "source/advance.h"
 #include "stats.h"
 #include "work.h"
@@ -404,8 +405,8 @@ collect_results(CdpBatch *batch, CdpResult **results, int *nresults)
 	{
 		CdpReject  *rej = &batch->rejects[i];
 
-		put_result(&r[n++], rej->msg, rej->item, CDP_OUT_QUARANTINED, rej->reason, rej->detail,
-				   rej->message_id);
+		put_result(&r[n++], rej->msg, rej->item, rej->suppressed ? CDP_OUT_SUPPRESSED : CDP_OUT_QUARANTINED,
+				   rej->reason, rej->detail, rej->message_id);
 	}
 	qsort(r, n, sizeof(CdpResult), result_order);
 	*results = r;
@@ -493,6 +494,7 @@ apply_batch(CdpBatch *batch, bool may_park)
 	apply_events(batch, events, n, may_park);
 	if (batch->instant == 0)
 		batch->instant = cdp_clock();
+	cdp_suppress_refused(batch);
 	cdp_quarantine_store(batch);
 	cdp_park_store(batch);
 }

@@ -183,6 +183,7 @@ typedef struct CdpReject
 	CdpReason	reason;
 	const char *detail;			/* no personal data; may be NULL */
 	CdpStr		message_id;		/* if it could be read */
+	bool		suppressed;		/* of somebody who was forgotten since: nothing of it is kept */
 } CdpReject;
 
 typedef struct CdpBatch

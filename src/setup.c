@@ -168,7 +168,7 @@ make_schema(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("schema \"%s\" exists and does not belong to %s", CDP_DATA_SCHEMA, CDP_OWNER_ROLE),
-				 errhint("Rename or drop it.")));
+				 errhint("If it was restored with --no-owner, restore it without: as it is, the views show every workspace. Else rename or drop it.")));
 }
 
 static void

@@ -337,21 +337,46 @@ mix_attributes(CdpMapped *c)
 	return sum;
 }
 
+/* the text that base64 stands for, as binary form has it; false: it is none */
+static bool
+text_of_base64(CdpJson *j, const CdpJsonNode *base64, CdpJsonNode *text)
+{
+	char	   *bytes;
+	int			n;
+
+	if (base64 == NULL || base64->kind != CDP_JSON_STRING)
+		return false;
+	bytes = cdp_json_alloc(j, pg_b64_dec_len(base64->len) + 1);
+	n = pg_b64_decode(base64->s, base64->len, (void *) bytes, pg_b64_dec_len(base64->len));
+	if (n <= 0 || !is_text((CdpStr) {bytes, n}))
+		return false;
+	*text = (CdpJsonNode) {.kind = CDP_JSON_STRING, .s = bytes, .len = n};
+	return true;
+}
+
 static void
 fingerprint_event(CdpMapped *c)
 {
 	uint64		h = mix_attributes(c);
 	const CdpJsonNode *time = attribute(c, CDP_LITERAL("time"));
 	CdpStr		text = time && !cdp_json_is_container(time) ? (CdpStr) {time->s, time->len} : CDP_STR_NONE;
+	const CdpJsonNode *data = attribute(c, CDP_LITERAL("data"));
+	const CdpJsonNode *base64 = attribute(c, CDP_LITERAL("data_base64"));
+	CdpJsonNode decoded;
 	TimestampTz at;
 	CdpReason	ignored;
 
+	if (text_of_base64(c->d.json, base64, &decoded))
+	{
+		data = &decoded;
+		base64 = NULL;
+	}
 	if (text.s && cdp_parse_time(text, &at, &ignored))
 		h = cdp_fingerprint_text(h, (CdpStr) {(const char *) &at, sizeof(at)});
 	else
 		h = cdp_fingerprint_text(h, text);
-	h = mix_value(c->d.json, h, attribute(c, CDP_LITERAL("data")));
-	c->d.ev->fingerprint = mix_value(c->d.json, h, attribute(c, CDP_LITERAL("data_base64")));
+	h = mix_value(c->d.json, h, data);
+	c->d.ev->fingerprint = mix_value(c->d.json, h, base64);
 }
 
 /* ---------------------------------------------------------------- one event */

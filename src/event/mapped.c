@@ -13,6 +13,8 @@
  */
 #include "postgres.h"
 
+#include "common/int.h"
+
 #include "event/mapping.h"
 
 /* ---------------------------------------------------------------- find */
@@ -107,6 +109,15 @@ take_fields(CdpMapped *c)
 
 /* ---------------------------------------------------------------- type and scalars */
 
+/* absent, null or blank */
+static bool
+says_nothing(const CdpJsonNode *node)
+{
+	CdpStr		text;
+
+	return !cdp_node_present(node) || (node->kind == CDP_JSON_STRING && !cdp_node_text(node, &text));
+}
+
 /* what stands for a call: the message's own, else the mapping's if both its identifiers are there */
 static const char *
 call_of(const CdpMapped *c)
@@ -116,7 +127,7 @@ call_of(const CdpMapped *c)
 	if (cdp_node_present(call))
 		return cdp_json_member(c->d.json, call, CDP_LITERAL("identify")) ? "identify"
 			: cdp_json_member(c->d.json, call, CDP_LITERAL("alias")) ? "alias" : NULL;
-	if (!cdp_node_present(c->call_id) || !cdp_node_present(c->call_other))
+	if (says_nothing(c->call_id) || says_nothing(c->call_other))
 		return NULL;
 	return c->m->call_kind == CDP_LINK_CALL_IDENTIFY ? "identify" : "alias";
 }
@@ -159,7 +170,7 @@ decode_order(CdpMapped *c)
 {
 	const CdpJsonNode *node = c->fields[CDP_FIELD_ORDER];
 	CdpStr		text;
-	int64		v = 0;
+	int64		v = 0;			/* negative, as there are more of these */
 	bool		negative;
 
 	if (!cdp_draft_text(&c->d, node, "order", CDP_MAX_NAME, &text) || text.s == NULL)
@@ -167,12 +178,14 @@ decode_order(CdpMapped *c)
 	negative = text.s[0] == '-';
 	for (uint32 i = negative; i < text.len; i++)
 	{
-		if (text.s[i] < '0' || text.s[i] > '9' || v > (PG_INT64_MAX - 9) / 10)
+		if (text.s[i] < '0' || text.s[i] > '9' || pg_mul_s64_overflow(v, 10, &v)
+			|| pg_sub_s64_overflow(v, text.s[i] - '0', &v))
 			return cdp_draft_fail(&c->d, CDP_REASON_INVALID_FIELD, "order");
-		v = v * 10 + text.s[i] - '0';
 	}
-	c->d.ev->source_seq = negative ? -v : v;
-	return text.len > negative || cdp_draft_fail(&c->d, CDP_REASON_INVALID_FIELD, "order");
+	if (text.len == negative || (!negative && v == PG_INT64_MIN))
+		return cdp_draft_fail(&c->d, CDP_REASON_INVALID_FIELD, "order");
+	c->d.ev->source_seq = negative ? v : -v;
+	return true;
 }
 
 static bool
@@ -204,8 +217,10 @@ present_pair(CdpDraft *d, const CdpJsonNode *pair, const char *field, bool *foun
 
 	if (pair == NULL || pair->kind != CDP_JSON_OBJECT)
 		return cdp_draft_fail(d, CDP_REASON_INVALID_FIELD, field);
-	*found = cdp_node_text(cdp_json_member(d->json, pair, CDP_LITERAL("namespace")), &name)
-		&& cdp_node_text(cdp_json_member(d->json, pair, CDP_LITERAL("value")), &value);
+	if (!cdp_draft_text(d, cdp_json_member(d->json, pair, CDP_LITERAL("namespace")), field, CDP_MAX_NAME, &name)
+		|| !cdp_draft_text(d, cdp_json_member(d->json, pair, CDP_LITERAL("value")), field, CDP_MAX_IDENTIFIER, &value))
+		return false;
+	*found = name.s && value.s;
 	return !*found || cdp_draft_present(d, name, value);
 }
 
@@ -248,8 +263,6 @@ present_mapped_call(CdpMapped *c)
 	if (!present_mapped(c, &c->m->call_id, c->call_id, "call.id")
 		|| !present_mapped(c, &c->m->call_other, c->call_other, "call.other"))
 		return false;
-	if (d->npresented < 2)
-		return cdp_draft_fail(d, CDP_REASON_MISSING_FIELD, "call");
 	d->ev->link_kind = c->m->call_kind;
 	return true;
 }

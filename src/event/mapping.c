@@ -171,8 +171,8 @@ compile_constant(CdpMapping *m, CdpField f, const JsonbValue *value)
 	CdpCall		call;
 	CdpStr		type;
 
-	if (!is_text(value))
-		refuse_field(field_names[f], "a path or {\"constant\": \"text\"}");
+	if (!is_text(value) || value->val.string.len > CDP_MAX_NAME)
+		refuse_field(field_names[f], "a path or {\"constant\": \"text\"}, of at most 1,024 bytes");
 	node->kind = CDP_JSON_STRING;
 	node->s = text_of(value);
 	node->len = value->val.string.len;

@@ -183,7 +183,8 @@ cdp_quarantine_store(CdpBatch *batch)
 	{
 		CdpReject  *r = &batch->rejects[i];
 
-		quarantine_one(batch, (Refused) {r->msg, r->item, r->raw, r->shared, r->reason, r->detail});
+		if (!r->suppressed)
+			quarantine_one(batch, (Refused) {r->msg, r->item, r->raw, r->shared, r->reason, r->detail});
 	}
 	for (int i = 0; i < batch->nevents; i++)
 	{

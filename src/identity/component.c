@@ -78,7 +78,7 @@ read_member(CdpWork *w, Member *m, int row)
 
 	m->hash = cdp_spi_int64(row, 1);
 	m->fragment_id = m->new_fragment_id = cdp_spi_int64(row, 2);
-	ns = cdp_namespace_by_id(w->policy, DatumGetInt16(cdp_spi_datum(row, 3, &isnull)));
+	ns = cdp_namespace_by_id(w->policy, DatumGetInt32(cdp_spi_datum(row, 3, &isnull)));
 	m->rank = ns ? ns - w->policy->namespaces : -1;
 	m->state = m->new_state = DatumGetChar(cdp_spi_datum(row, 4, &isnull));
 	m->alone = cdp_evidence_moment(row, 5, 6, w->cxt);
@@ -311,7 +311,7 @@ record_shared(Component *c)
 static CdpSpi warning_plan = {
 	"INSERT INTO cdp_data.identity_warning (workspace_id, kind, identifier_id, namespace_id, link_id, warned_at)"
 	" VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
-	6, {INT4OID, TEXTOID, INT8OID, INT2OID, INT8OID, TIMESTAMPTZOID}
+	6, {INT4OID, TEXTOID, INT8OID, INT4OID, INT8OID, TIMESTAMPTZOID}
 };
 
 /* a fold finds the same things each time: only what is new is logged */
@@ -323,7 +323,7 @@ log_warnings(Component *c)
 		const CdpFoldWarning *f = &c->fold.warnings[i];
 		Datum		args[6] = {Int32GetDatum(c->w->workspace_id), CStringGetTextDatum(f->kind),
 			Int64GetDatum(c->members[f->ident].hash),
-			Int16GetDatum(f->rank < 0 ? 0 : c->w->policy->namespaces[f->rank].id), Int64GetDatum(f->link_id),
+			Int32GetDatum(f->rank < 0 ? 0 : c->w->policy->namespaces[f->rank].id), Int64GetDatum(f->link_id),
 		TimestampTzGetDatum(cdp_clock())};
 
 		cdp_spi_exec(&warning_plan, args, NULL);

@@ -71,7 +71,7 @@ take_identifiers(Everything *e)
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool		isnull;
-		CdpNamespace *ns = cdp_namespace_by_id(e->fold.policy, DatumGetInt16(cdp_spi_datum(i, 2, &isnull)));
+		CdpNamespace *ns = cdp_namespace_by_id(e->fold.policy, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 		CdpFoldIdent *id = new_ident(e);
 
 		id->hash = cdp_spi_int64(i, 1);

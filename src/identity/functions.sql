@@ -77,6 +77,11 @@ BEGIN
 				DETAIL = 'Who is who was decided by priority, level, limit, degree, owner and normaliser of the namespace.',
 				HINT = 'Set them before the first message. Blocked values, valid and weight may change at any time, for later messages.';
 	END IF;
+	IF (new.level, new.normaliser) IS DISTINCT FROM (old.level, old.normaliser)
+		AND EXISTS (SELECT FROM cdp_data.suppression s WHERE s.workspace_id = target) THEN
+		RAISE EXCEPTION 'people were forgotten, so level and normaliser of namespace "%" can not change', old.name
+			USING ERRCODE = 'object_in_use', DETAIL = 'A replay of their messages would no longer be recognised.';
+	END IF;
 	UPDATE cdp_data.namespace n SET (priority, level, value_limit, limit_window, degree, owner, normaliser, valid, blocked, weight)
 			= (new.priority, new.level, new.value_limit, new.limit_window, new.degree, new.owner, new.normaliser, new.valid, new.blocked, new.weight)
 		WHERE n.namespace_id = old.namespace_id;
@@ -94,7 +99,7 @@ CREATE FUNCTION cdp.set_namespace(name text, priority integer DEFAULT NULL, leve
 REVOKE ALL ON FUNCTION cdp.set_namespace(text, integer, text, integer, interval, integer, boolean, text, text, text[], real, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.set_namespace(text, integer, text, integer, interval, integer, boolean, text, text, text[], real, text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.set_namespace(text, integer, text, integer, interval, integer, boolean, text, text, text[], real, text) IS
-'Makes a namespace, or changes what is given of one. An argument that is left out stays as it is; for a new namespace it is: priority after the others, level individual, no value_limit, no limit_window (within it of each other values count), no degree, normaliser trim, any value valid, none blocked, weight 1. NULL for value_limit, limit_window, degree or valid takes the limit away; for the others it means left out. owner follows the limit (true for value_limit 1 without window) unless it is given. In the caller''s workspace, or the one named. Raises on values that make no sense, and when a rule that decided who is who would change for a namespace with identifiers.';
+'Makes a namespace, or changes what is given of one. An argument that is left out stays as it is; for a new namespace it is: priority after the others, level individual, no value_limit, no limit_window (within it of each other values count), no degree, normaliser trim, any value valid, none blocked, weight 1. NULL for value_limit, limit_window, degree or valid takes the limit away; for the others it means left out. owner follows the limit (true for value_limit 1 without window) unless it is given. In the caller''s workspace, or the one named. Raises on values that make no sense, when a rule that decided who is who would change for a namespace with identifiers, and when level or normaliser would change in a workspace where people were forgotten.';
 
 CREATE FUNCTION cdp.store_identity_policy(policy text, target integer) RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

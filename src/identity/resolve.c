@@ -794,7 +794,7 @@ fill_identifier(CdpWork *w, CdpIdent *id, TupleTableSlot *row)
 	v[IDENTIFIER_WORKSPACE] = Int32GetDatum(w->workspace_id);
 	v[IDENTIFIER_FIRST_DAY] = DateADTGetDatum(cdp_day_of(id->first_at));
 	v[IDENTIFIER_LAST_DAY] = DateADTGetDatum(cdp_day_of(id->last_at));
-	v[IDENTIFIER_NAMESPACE] = Int16GetDatum(id->ns->id);
+	v[IDENTIFIER_NAMESPACE] = Int32GetDatum(id->ns->id);
 	v[IDENTIFIER_STATE] = CharGetDatum('l');
 	row->tts_isnull[IDENTIFIER_ALONE_AT] = row->tts_isnull[IDENTIFIER_ALONE_MESSAGE] = id->alone.at == CDP_NO_TIME;
 	if (id->alone.at != CDP_NO_TIME)

@@ -102,7 +102,7 @@ read_members(CdpErasurePlan *p)
 		m->hash = cdp_spi_int64(i, 1);
 		m->fragment_id = cdp_spi_int64(i, 2);
 		m->check = DatumGetInt32(cdp_spi_datum(i, 3, &isnull));
-		ns = cdp_namespace_by_id(&p->workspace->policy, DatumGetInt16(cdp_spi_datum(i, 4, &isnull)));
+		ns = cdp_namespace_by_id(&p->workspace->policy, DatumGetInt32(cdp_spi_datum(i, 4, &isnull)));
 		m->rank = ns ? ns - p->workspace->policy.namespaces : -1;
 		m->state = DatumGetChar(cdp_spi_datum(i, 5, &isnull));
 		(void) cdp_spi_datum(i, 6, &isnull);

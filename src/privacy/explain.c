@@ -10,10 +10,12 @@
  * cursor too; there the plan's tables are known, those of inlined functions
  * included.  A query that merely runs inside of an explained one is refused as
  * well.  debug_print_plan, which everybody may set, sends plans as messages:
- * the same for it, in the planner.
+ * the same for it, in the planner.  auto_explain writes plans to the log, from
+ * where everybody may ask for them (client_min_messages): to clients they do not go.
  */
 #include "cdp.h"
 
+#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -29,6 +31,7 @@
 static ProcessUtility_hook_type previous_utility = NULL;
 static ExecutorStart_hook_type previous_executor_start = NULL;
 static planner_hook_type previous_planner = NULL;
+static emit_log_hook_type previous_emit_log = NULL;
 
 static int	explaining = 0;		/* EXPLAIN statements that are running, one in the other */
 
@@ -50,10 +53,16 @@ reads_our_tables(const PlannedStmt *plan)
 	return false;
 }
 
+static bool
+sees_plans(void)
+{
+	return superuser_arg(cdp_caller_role()) || list_length(cdp_workspace_ids()) < 2;
+}
+
 static void
 refuse_plan(const PlannedStmt *plan)
 {
-	if (superuser_arg(GetOuterUserId()) || !reads_our_tables(plan) || list_length(cdp_workspace_ids()) < 2)
+	if (!reads_our_tables(plan) || sees_plans())
 		return;
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -115,9 +124,22 @@ plan(Query *parse, const char *query, int options, ParamListInfo params)
 	return result;
 }
 
+/* auto_explain reports at the end of a query, in its transaction */
+static void
+emit_log(ErrorData *edata)
+{
+	if (edata->output_to_client && edata->elevel < ERROR && edata->filename && strstr(edata->filename, "auto_explain")
+		&& IsTransactionState() && cdp_is_set_up() && !sees_plans())
+		edata->output_to_client = false;
+	if (previous_emit_log)
+		previous_emit_log(edata);
+}
+
 void
 cdp_explain_hook_install(void)
 {
+	previous_emit_log = emit_log_hook;
+	emit_log_hook = emit_log;
 	previous_utility = ProcessUtility_hook;
 	ProcessUtility_hook = utility;
 	previous_executor_start = ExecutorStart_hook;

@@ -243,7 +243,7 @@ record(const Request *r, Outcome *o)
 	NameData	by;
 	Datum		args[7];
 
-	namestrcpy(&by, GetUserNameFromId(GetOuterUserId(), false));
+	namestrcpy(&by, GetUserNameFromId(cdp_caller_role(), false));
 	args[0] = Int32GetDatum(r->workspace->id);
 	args[1] = TimestampTzGetDatum(o->not_before);
 	args[2] = NameGetDatum(&by);

@@ -21,6 +21,10 @@ DECLARE
 	n bigint;
 	counts jsonb := '{}';
 BEGIN
+	IF NOT dry_run THEN
+		-- who adds rows outside of batches locks it (cdp.classify_trait)
+		PERFORM FROM cdp_data.workspace w WHERE w.workspace_id = dropped FOR UPDATE;
+	END IF;
 	-- sources first: who adds positions or gaps to one locks it; the workspace itself last
 	FOR target IN
 		SELECT c.relname FROM pg_catalog.pg_class c

@@ -44,7 +44,7 @@ static const char *const personal_parts[] = {"email", "phone", "password", "secr
 static bool
 sees_values(void)
 {
-	Oid			caller = GetOuterUserId();
+	Oid			caller = cdp_caller_role();
 
 	if (!cdp_preloaded)
 		return false;

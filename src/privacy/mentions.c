@@ -15,6 +15,10 @@
  *
  * Events with two owners (R65.3) are nobody's; they are searched and stripped.
  *
+ * What a batch is about to put into quarantine is searched in the same way, for
+ * whatever has a token: a replay would set it aside once more.  What cannot be
+ * read is as old as its record; when it has none, it counts as old.
+ *
  * Rows that a running batch is taking away are passed over: the engine knows
  * the tokens when it applies them.
  */
@@ -22,11 +26,15 @@
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "event/columns.h"
+#include "event/json.h"
 #include "event/quarantine.h"
 #include "privacy/erasure.h"
 #include "spi.h"
@@ -56,7 +64,7 @@ typedef struct Search
 static bool
 word_is_erased(Search *s, CdpStr word, bool named)
 {
-	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, named);
+	uint64		h = hash_bytes_extended((const unsigned char *) word.s, word.len, (uint64) s->erased.age * 2 + named);
 	Verdict    *v = &s->verdicts[h % VERDICTS];
 
 	if (v->word != h)
@@ -67,7 +75,7 @@ word_is_erased(Search *s, CdpStr word, bool named)
 static bool
 is_delimiter(char c)
 {
-	return (unsigned char) c <= ' ' || strchr(",:;{}[]()\"'<>&?=/", c) != NULL;
+	return (unsigned char) c <= ' ' || strchr(",:;{}[]()\"'<>&?=/\\", c) != NULL;
 }
 
 typedef void (*Found) (CdpStr word);
@@ -108,6 +116,48 @@ is_colon(CdpStr part)
 	return i < part.len && part.s[i] == ':';
 }
 
+/* what a string of JSON says that is written so; s == NULL: it is none */
+static CdpStr
+unescaped(CdpStr part)
+{
+	CdpJson    *j = cdp_json_create(CurrentMemoryContext);
+	char	   *quoted = palloc(part.len + 2);
+	CdpStr		text = CDP_STR_NONE;
+
+	quoted[0] = quoted[part.len + 1] = '"';
+	memcpy(quoted + 1, part.s, part.len);
+	if (cdp_json_parse(j, (CdpStr) {quoted, part.len + 2}) && j->nodes[0].kind == CDP_JSON_STRING)
+		text = (CdpStr) {j->nodes[0].s, j->nodes[0].len};
+	cdp_json_free(j);
+	return text;
+}
+
+static bool search_text(Search *s, CdpStr text, bool named, Found found);
+
+/* of a text with escapes nobody knows which of its bytes say a word, so all of it is found; it may be a document itself */
+static bool
+search_escaped(Search *s, CdpStr part, bool named, Found found)
+{
+	CdpStr		text;
+
+	if (memchr(part.s, '\\', part.len) == NULL)
+		return false;
+	text = unescaped(part);
+	if (text.s == NULL || !(take_word(s, text, named, NULL) || search_text(s, text, named, NULL)))
+		return false;
+	if (found)
+		found(part);
+	return true;
+}
+
+static uint32
+end_of_part(CdpStr text, uint32 from)
+{
+	while (from < text.len && text.s[from] != '"')
+		from += text.s[from] == '\\' ? 2 : 1;
+	return Min(from, text.len);
+}
+
 /* what stands between two quotes, and the words in it */
 static bool
 search_text(Search *s, CdpStr text, bool named, Found found)
@@ -119,13 +169,12 @@ search_text(Search *s, CdpStr text, bool named, Found found)
 	{
 		CdpStr		part;
 
-		for (to = from; to < text.len && text.s[to] != '"'; to++)
-			;
+		to = end_of_part(text, from);
 		part = (CdpStr) {text.s + from, to - from};
 		if (is_colon(part))
 			named = before.s && cdp_names_identifier(before);
 		before = part;
-		any |= take_word(s, part, named, found) || search_words(s, part, named, found);
+		any |= take_word(s, part, named, found) || search_escaped(s, part, named, found) || search_words(s, part, named, found);
 	}
 	return any;
 }
@@ -151,7 +200,8 @@ would_drop(const Search *s, CdpEvent *ev)
 static Judgement
 judge(const Search *s, int32 source_id, CdpMessage *msg)
 {
-	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1};
+	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1,
+	.watermark = DT_NOBEGIN};
 
 	if (batch.source == NULL)
 		return UNREADABLE;
@@ -341,6 +391,105 @@ erase_parked(Search *s)
 
 		s->counts->parked += s->dry_run ? 1 : cdp_spi_exec(&unpark_plan, &arg, NULL);
 	}
+}
+
+/* ---------------------------------------------------------------- what is about to be set aside */
+
+static CdpStr
+copy_of(CdpStr s)
+{
+	return s.s ? (CdpStr) {memcpy(palloc(s.len + 1), s.s, s.len), s.len} : s;
+}
+
+/* the parts of a message that quarantine keeps */
+static CdpMessage *
+copy_parts(const CdpMessage *msg, CdpStr raw, CdpStr shared, bool has_headers)
+{
+	CdpMessage *copy = palloc(sizeof(CdpMessage));
+
+	*copy = *msg;
+	copy->body = copy_of(raw);
+	copy->shared = copy_of(shared);
+	copy->key = has_headers ? copy_of(msg->key) : CDP_STR_NONE;
+	copy->nheaders = has_headers ? msg->nheaders : 0;
+	copy->headers = palloc(Max(copy->nheaders, 1) * sizeof(CdpHeader));
+	for (int i = 0; i < copy->nheaders; i++)
+		copy->headers[i] = (CdpHeader) {msg->headers[i].name, copy_of(msg->headers[i].value)};
+	return copy;
+}
+
+/* does it mention somebody who was forgotten after that?  Most mention nobody who has a token at all. */
+static bool
+is_older(Search *s, const CdpMessage *msg, TimestampTz age)
+{
+	s->erased.age = DT_NOBEGIN;
+	if (!search_message(s, msg, NULL))
+		return false;
+	s->erased.age = age;
+	return search_message(s, msg, NULL);
+}
+
+static void
+suppress_event(Search *s, CdpEvent *ev, bool has_headers)
+{
+	CdpMessage *copy = copy_parts(ev->msg, ev->raw, ev->shared, has_headers);
+
+	if (!is_older(s, copy, ev->evidence_at))
+		return;
+	for (int i = 0; i < ev->npresenting; i++)
+		ev->idents[i]->suppressed_before = cdp_token_before(s->erased.tokens, ev->idents[i]->hash, ev->idents[i]->check);
+	if (cdp_suppress_drops(ev))
+	{
+		ev->outcome = CDP_OUT_SUPPRESSED;
+		return;
+	}
+	(void) search_message(s, copy, blank);
+	ev->msg = copy;
+	ev->raw = copy->body;
+	ev->shared = copy->shared;
+}
+
+static void
+suppress_all(Search *s, CdpBatch *batch)
+{
+	bool		has_headers = batch->source->format->in_headers != NULL;
+
+	for (int i = 0; i < batch->nrejects; i++)
+	{
+		CdpReject  *r = &batch->rejects[i];
+
+		r->suppressed = is_older(s, copy_parts(r->msg, r->raw, r->shared, has_headers),
+								 r->msg->record_time == CDP_NO_TIME ? DT_NOBEGIN : r->msg->record_time);
+	}
+	for (int i = 0; i < batch->nevents; i++)
+		if (batch->events[i].outcome == CDP_OUT_QUARANTINED)
+			suppress_event(s, &batch->events[i], has_headers);
+}
+
+static bool
+refuses_any(const CdpBatch *batch)
+{
+	for (int i = 0; i < batch->nevents; i++)
+		if (batch->events[i].outcome == CDP_OUT_QUARANTINED)
+			return true;
+	return batch->nrejects > 0;
+}
+
+void
+cdp_suppress_refused(CdpBatch *batch)
+{
+	Search		s = {.cxt = batch->cxt, .workspace = batch->source->workspace, .erased = {.policy = &batch->source->workspace->policy}};
+
+	if (!refuses_any(batch))
+		return;
+	s.erased.tokens = cdp_rel_open(cdp_table(CDP_T_SUPPRESSION));
+	if (RelationGetNumberOfBlocks(s.erased.tokens->rel) > 0)
+	{
+		cdp_rel_look(s.erased.tokens, GetLatestSnapshot());
+		s.verdicts = palloc0(VERDICTS * sizeof(Verdict));
+		suppress_all(&s, batch);
+	}
+	cdp_rel_close(s.erased.tokens);
 }
 
 /* ---------------------------------------------------------------- events of nobody */

@@ -55,29 +55,23 @@
 
 /* ---------------------------------------------------------------- W */
 
-typedef struct Watermark
-{
-	int32		workspace_id;
-	TimestampTz at;
-} Watermark;
-
+/* event is the only class */
 static void
 keep_watermark(const CdpRow *row, void *arg)
 {
-	Watermark  *w = arg;
 	bool		isnull;
 
-	if (DatumGetInt32(cdp_row_get(row, "workspace_id", &isnull)) == w->workspace_id)
-		w->at = DatumGetTimestampTz(cdp_row_get(row, "watermark", &isnull));
+	*(TimestampTz *) arg = DatumGetTimestampTz(cdp_row_get(row, "watermark", &isnull));
 }
 
 TimestampTz
 cdp_watermark(int32 workspace_id)
 {
-	Watermark	w = {workspace_id, DT_NOBEGIN};
+	TimestampTz watermark = DT_NOBEGIN;
 
-	cdp_scan_table(CDP_T_RETENTION_WATERMARK, keep_watermark, &w);
-	return w.at;
+	cdp_scan_index(CDP_T_RETENTION_WATERMARK, "retention_watermark_pkey", "workspace_id", workspace_id,
+				   keep_watermark, &watermark);
+	return watermark;
 }
 
 static CdpSpi raise_plan = {

@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "privacy/suppress.h"
 #include "spi.h"
@@ -26,8 +27,10 @@
 #define MAX_DEPTH 128			/* of a document; decoders take half of it */
 
 static bool
-has_hash(const CdpErased *e, int64 hash)
+has_hash(const CdpErased *e, int64 hash, int32 check)
 {
+	if (e->tokens)
+		return cdp_token_before(e->tokens, hash, check) > e->age;
 	return bsearch(&hash, e->hashes, e->n, sizeof(int64), cdp_int64_order) != NULL;
 }
 
@@ -45,7 +48,7 @@ cdp_is_erased(const CdpErased *e, CdpStr text)
 		if (ns->household)
 			continue;
 		cdp_ident_hash(e->policy->workspace_id, ns, cdp_normalise(ns, text), &hash, &check);
-		if (has_hash(e, hash))
+		if (has_hash(e, hash, check))
 			return true;
 	}
 	return false;

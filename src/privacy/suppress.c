@@ -53,18 +53,26 @@ tokens(CdpWork *w)
 	return w->no_tokens ? NULL : w->suppression;
 }
 
+TimestampTz
+cdp_token_before(CdpRel *rel, int64 hash, int32 check)
+{
+	Datum		key = Int64GetDatum(hash);
+
+	if (!cdp_rel_find(rel, &key, 1))
+		return DT_NOBEGIN;
+	slot_getallattrs(rel->row);
+	if (DatumGetInt32(rel->row->tts_values[TOKEN_CHECK]) != check)
+		return DT_NOBEGIN;
+	return DatumGetTimestampTz(rel->row->tts_values[TOKEN_NOT_BEFORE]);
+}
+
 bool
 cdp_suppress_look(CdpWork *w, CdpIdent *id)
 {
 	CdpRel	   *rel = tokens(w);
-	Datum		key = Int64GetDatum(id->hash);
-	TimestampTz not_before;
+	TimestampTz not_before = rel ? cdp_token_before(rel, id->hash, id->check) : DT_NOBEGIN;
 
-	if (rel == NULL || !cdp_rel_find(rel, &key, 1))
-		return false;
-	slot_getallattrs(rel->row);
-	not_before = DatumGetTimestampTz(rel->row->tts_values[TOKEN_NOT_BEFORE]);
-	if (DatumGetInt32(rel->row->tts_values[TOKEN_CHECK]) != id->check)
+	if (not_before == DT_NOBEGIN)
 		return false;
 	w->has_tokens = true;		/* also when an earlier attempt found it */
 	if (not_before <= id->suppressed_before)

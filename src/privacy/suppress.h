@@ -16,6 +16,8 @@ typedef struct CdpErased
 	const CdpPolicy *policy;
 	const int64 *hashes;		/* ascending */
 	int			n;
+	CdpRel	   *tokens;			/* instead: all that have a token and may not be of this age */
+	TimestampTz age;
 } CdpErased;
 
 /* is the text one of them, in whatever namespace? */
@@ -53,6 +55,9 @@ extern void cdp_strip_store(const CdpStripped *event);
 
 /* ---------------------------------------------------------------- suppress.c */
 
+/* Messages older than this are not taken, says the identifier's token in the snapshot that rel looks in; DT_NOBEGIN: it has none. */
+extern TimestampTz cdp_token_before(CdpRel *rel, int64 hash, int32 check);
+
 /* Look for the token of an identifier that has no row, in w->snapshot or a later one; true: it is a later token than was known. */
 extern bool cdp_suppress_look(CdpWork *w, CdpIdent *id);
 
@@ -64,5 +69,10 @@ extern bool cdp_suppress_drops(const CdpEvent *ev);
 
 /* Drop and strip events that were older than what was forgotten; true: there were some, and the attempt must start again. */
 extern bool cdp_suppress_events(CdpWork *w);
+
+/* ---------------------------------------------------------------- mentions.c */
+
+/* What the batch is about to put into quarantine, and is older than what was forgotten, is dropped or stripped. */
+extern void cdp_suppress_refused(CdpBatch *batch);
 
 #endif							/* CDP_SUPPRESS_H */

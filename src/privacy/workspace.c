@@ -27,6 +27,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -36,6 +37,8 @@
 #include "utils/rel.h"
 
 #include "source/launcher.h"
+
+#define MAX_NAME 63				/* characters, as the table has it */
 
 /* roles whose members read the views */
 static const char *const reading_roles[] = {
@@ -85,7 +88,7 @@ refuse_workspace(const char *name)
 CdpWorkspace *
 cdp_workspace_of_caller(const char *name)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 	CdpWorkspace *w;
 
 	if (name != NULL && !superuser_arg(role))
@@ -132,17 +135,6 @@ writes(Form_pg_authid role)
 	return !role->rolsuper && is_member_of(role, "cdp_ingest");
 }
 
-static bool
-has_any_workspace(Oid role, List *workspaces)
-{
-	ListCell   *lc;
-
-	foreach(lc, workspaces)
-		if (cdp_role_has_workspace(role, lfirst_int(lc)))
-			return true;
-	return false;
-}
-
 typedef void (*RoleFunction) (Form_pg_authid role, void *arg);
 
 static void
@@ -160,7 +152,6 @@ each_role(RoleFunction f, void *arg)
 
 typedef struct Without
 {
-	List	   *workspaces;
 	RoleTest	is_of_kind;
 	StringInfoData names;
 } Without;
@@ -170,15 +161,15 @@ name_if_without(Form_pg_authid role, void *arg)
 {
 	Without    *w = arg;
 
-	if (role->rolcanlogin && w->is_of_kind(role) && !has_any_workspace(role->oid, w->workspaces))
+	if (role->rolcanlogin && w->is_of_kind(role) && cdp_workspaces_of_role(role->oid) == NIL)
 		appendStringInfo(&w->names, "%s%s", w->names.len ? ", " : "", NameStr(role->rolname));
 }
 
 /* Names of the roles of a kind that can log in and work in no workspace. */
 static char *
-roles_without_workspace(List *workspaces, RoleTest is_of_kind)
+roles_without_workspace(RoleTest is_of_kind)
 {
-	Without		w = {workspaces, is_of_kind};
+	Without		w = {is_of_kind};
 
 	initStringInfo(&w.names);
 	each_role(name_if_without, &w);
@@ -188,25 +179,29 @@ roles_without_workspace(List *workspaces, RoleTest is_of_kind)
 typedef struct Elsewhere
 {
 	Oid			granted;
-	List	   *others;			/* workspaces */
-	bool		found;
+	int32		workspace_id;
+	bool		found;			/* somebody who works in another one */
 } Elsewhere;
 
 static void
 note_elsewhere(Form_pg_authid role, void *arg)
 {
 	Elsewhere  *e = arg;
+	List	   *workspaces;
 
-	e->found |= is_member_of_role_nosuper(role->oid, e->granted) && has_any_workspace(role->oid, e->others);
+	if (!is_member_of_role_nosuper(role->oid, e->granted))
+		return;
+	workspaces = cdp_workspaces_of_role(role->oid);
+	e->found |= list_length(workspaces) > list_member_int(workspaces, e->workspace_id);
 }
 
 /* With two workspaces a role can work in none: an admin must not do that to people of others. */
 static void
 refuse_role_of_others(Oid granted, const char *name, int32 workspace_id)
 {
-	Elsewhere	e = {granted, list_delete_int(cdp_workspace_ids(), workspace_id)};
+	Elsewhere	e = {granted, workspace_id};
 
-	if (superuser_arg(GetOuterUserId()))
+	if (superuser_arg(cdp_caller_role()))
 		return;
 	each_role(note_elsewhere, &e);
 	if (e.found)
@@ -229,7 +224,7 @@ require_superuser(void)
 				 errhint("It must be done by a superuser.")));
 }
 
-/* Run as cdp_owner in every workspace; $1 text, $2 integer.  What a SELECT returns first, in the caller's memory. */
+/* Run as cdp_owner in every workspace; $1 text, $2 integer.  The first jsonb that comes, in the caller's memory, or 0. */
 static Datum
 run_as_owner(const char *sql, const char *text, int32 number, int expected)
 {
@@ -244,7 +239,7 @@ run_as_owner(const char *sql, const char *text, int32 number, int expected)
 	rc = SPI_execute_with_args(sql, 2, types, values, NULL, false, 0);
 	if (rc != expected)
 		elog(ERROR, "cdp: \"%s\" failed: %s", sql, SPI_result_code_string(rc));
-	if (rc == SPI_OK_SELECT && SPI_gettypeid(SPI_tuptable->tupdesc, 1) == JSONBOID)
+	if (SPI_tuptable != NULL && SPI_processed > 0 && SPI_gettypeid(SPI_tuptable->tupdesc, 1) == JSONBOID)
 	{
 		bool		isnull;
 		Datum		d = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
@@ -269,9 +264,8 @@ lock_workspaces(const char *function)
 static void
 list_roles_without_workspace(void)
 {
-	List	   *workspaces = cdp_workspace_ids();
-	char	   *blind = roles_without_workspace(workspaces, reads_views);
-	char	   *dumb = roles_without_workspace(workspaces, writes);
+	char	   *blind = roles_without_workspace(reads_views);
+	char	   *dumb = roles_without_workspace(writes);
 
 	if (*blind)
 		ereport(NOTICE,
@@ -283,21 +277,38 @@ list_roles_without_workspace(void)
 				 errhint("Use cdp.grant_workspace(role, workspace).")));
 }
 
+static void
+check_new_name(const char *name)
+{
+	if (name[0] == '\0' || pg_mbstrlen(name) > MAX_NAME)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("the name of a workspace must have 1 to %d characters", MAX_NAME)));
+	if (cdp_workspace_find(name) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("workspace \"%s\" already exists", name)));
+}
+
 PG_FUNCTION_INFO_V1(cdp_sql_create_workspace);
 
 Datum
 cdp_sql_create_workspace(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum		shut;
 
 	lock_workspaces("create_workspace");
+	check_new_name(name);
 	run_as_owner("INSERT INTO cdp_data.workspace (name)"
 				 " SELECT $1 WHERE $2 OPERATOR(pg_catalog.=) 0", name, 0, SPI_OK_INSERT);
-	run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"
-				 " AND $2 OPERATOR(pg_catalog.=) 0", CDP_EVERYBODY, 0, SPI_OK_DELETE);
+	shut = run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"
+						" AND $2 OPERATOR(pg_catalog.=) 0 RETURNING pg_catalog.to_jsonb(role_name)",
+						CDP_EVERYBODY, 0, SPI_OK_DELETE_RETURNING);
 	run_as_owner("SELECT cdp.make_default_namespaces($2), cdp.secure_views()"
 				 " WHERE $1 IS NOT NULL", name, cdp_workspace_by_name(name)->id, SPI_OK_SELECT);
-	list_roles_without_workspace();
+	if (shut)
+		list_roles_without_workspace();
 	PG_RETURN_VOID();
 }
 

@@ -24,6 +24,11 @@ static const char by_fragment[] =
 "SELECT p.profile_id FROM cdp_data.profile p"
 " WHERE p.fragment_id OPERATOR(pg_catalog.=) $1 AND p.workspace_id OPERATOR(pg_catalog.=) $2";
 
+static const char of_fragment[] =
+"SELECT 1::bigint FROM cdp_data.identifier i"
+" WHERE i.fragment_id OPERATOR(pg_catalog.=) $1 AND i.workspace_id OPERATOR(pg_catalog.=) $2"
+" AND i.state OPERATOR(pg_catalog.<>) 'd'";
+
 /* First row of one of the statements; 0: none. */
 static int64
 look_up(SPIPlanPtr *plan, const char *sql, int64 key, int32 second)
@@ -97,4 +102,14 @@ cdp_sql_find_profile(PG_FUNCTION_ARGS)
 	if (id == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT64(id);
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_has_identifier);
+
+Datum
+cdp_sql_has_identifier(PG_FUNCTION_ARGS)
+{
+	static SPIPlanPtr plan = NULL;
+
+	PG_RETURN_BOOL(look_up(&plan, of_fragment, PG_GETARG_INT64(0), cdp_caller_workspace()) != 0);
 }

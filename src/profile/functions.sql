@@ -8,12 +8,7 @@ COMMENT ON FUNCTION cdp.find_profile(text, text) IS
 'The profile_id of the person with an identifier, as sent or normalised, in the caller''s workspace. Namespace profile_id takes a profile id, also one that was merged away. NULL when there is none. Raises when the namespace does not exist.';
 
 CREATE FUNCTION cdp.has_identifier(fragment_id bigint) RETURNS boolean
-	LANGUAGE sql STABLE PARALLEL SAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-	AS $$
-SELECT EXISTS (SELECT FROM cdp_data.identifier i
-			   WHERE i.fragment_id OPERATOR(pg_catalog.=) has_identifier.fragment_id
-				   AND i.state OPERATOR(pg_catalog.<>) 'd')
-$$;
+	LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_has_identifier';
 REVOKE ALL ON FUNCTION cdp.has_identifier(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.has_identifier(bigint) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.has_identifier(bigint) IS

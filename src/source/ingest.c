@@ -30,7 +30,7 @@
 static void
 require_role(const CdpSource *source)
 {
-	Oid			role = GetOuterUserId();
+	Oid			role = cdp_caller_role();
 
 	if (!superuser_arg(role) && !has_privs_of_role(role, get_role_oid(INGEST_ROLE, false)))
 		ereport(ERROR,
@@ -166,9 +166,15 @@ cdp_sql_ingest_many(PG_FUNCTION_ARGS)
 
 PG_FUNCTION_INFO_V1(cdp_sql_replay_quarantine);
 
+static CdpSpi lock_plan = {
+	"SELECT FROM cdp_data.quarantine q WHERE q.quarantine_id = ANY ($1) AND q.workspace_id = $2"
+	" ORDER BY q.quarantine_id FOR UPDATE",
+	2, {INT8ARRAYOID, INT4OID}
+};
+
 static CdpSpi take_plan = {
 	"SELECT q.source_id, q.topic, q.\"partition\", q.\"offset\", q.record_time, q.body, q.key, q.headers, q.shared"
-	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 AND q.workspace_id = $2 FOR UPDATE",
+	" FROM cdp_data.quarantine q WHERE q.quarantine_id = $1 AND q.workspace_id = $2",
 	2, {INT8OID, INT4OID}
 };
 
@@ -187,20 +193,33 @@ typedef struct Quarantined
 	CdpStr		headers;		/* as they are stored */
 } Quarantined;
 
+/* In the order of ids, whatever order they were given in: others may replay some of them, too. */
+static bool
+lock_quarantined(Datum ids)
+{
+	int32		workspace = cdp_caller_workspace();
+	Datum		args[2] = {ids, Int32GetDatum(workspace)};
+	CdpUserContext user;
+
+	if (!cdp_workspace_hold(workspace))
+		return false;
+	cdp_become_owner(&user);
+	cdp_spi_exec(&lock_plan, args, NULL);
+	cdp_become_caller(&user);
+	return true;
+}
+
 /* a row of quarantine as a message; false: there is none that the caller may see */
 static bool
 take_quarantined(int64 id, Quarantined *q)
 {
 	CdpMessage *msg = &q->msg;
-	int32		workspace = cdp_caller_workspace();
-	Datum		args[2] = {Int64GetDatum(id), Int32GetDatum(workspace)};
+	Datum		args[2] = {Int64GetDatum(id), Int32GetDatum(cdp_caller_workspace())};
 	MemoryContext cxt = CurrentMemoryContext;
 	CdpUserContext user;
 	bool		found,
 				isnull;
 
-	if (!cdp_workspace_hold(workspace))
-		return false;
 	cdp_become_owner(&user);
 	found = cdp_spi_run(&take_plan, args, NULL) == 1;
 	if (found)
@@ -361,7 +380,7 @@ cdp_sql_replay_quarantine(PG_FUNCTION_ARGS)
 	SPIPlanPtr	plan = NULL;
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (PG_ARGISNULL(0))
+	if (PG_ARGISNULL(0) || !lock_quarantined(PG_GETARG_DATUM(0)))
 		return (Datum) 0;
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls, &n);
 	if (SPI_connect() != SPI_OK_CONNECT)

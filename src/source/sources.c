@@ -29,6 +29,9 @@
 
 #define MAX_NAME 63				/* characters */
 #define MAX_TOPIC 249			/* Kafka's limit */
+#define MAX_PORT_DIGITS 5
+#define HEX_DIGITS "0123456789abcdefABCDEF"
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define MAX_WORKERS 64
 #define DEFAULT_SOURCE "sql"
 
@@ -124,7 +127,7 @@ check_client_option(const char *name, const JsonbValue *v)
 	if (why)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("client option \"%s\" cannot be set", name),
+				 errmsg("invalid client option \"%s\"", name),
 				 errdetail("%s", why)));
 }
 
@@ -285,13 +288,47 @@ check_options(Jsonb *options, const CdpFormat *format, bool kafka)
 
 /* ---------------------------------------------------------------- brokers and topics */
 
+/* host or host:port, where an IPv6 address is in brackets: librdkafka passes over what it cannot read, or reads another port. */
+static bool
+is_broker(const char *s)
+{
+	bool		in_brackets = *s == '[';
+	size_t		len = strspn(s += in_brackets, in_brackets ? HEX_DIGITS ":." : LETTERS "0123456789._-");
+
+	if (len == 0 || (in_brackets && s[len++] != ']'))
+		return false;
+	s += len;
+	if (*s == '\0')
+		return true;
+	len = strspn(++s, "0123456789");
+	return s[-1] == ':' && len > 0 && len <= MAX_PORT_DIGITS && s[len] == '\0' && atoi(s) > 0 && atoi(s) <= PG_UINT16_MAX;
+}
+
+static void
+check_brokers(char *list)
+{
+	char	   *broker;
+
+	while ((broker = strsep(&list, ",")) != NULL)
+	{
+		broker += strspn(broker, " ");
+		for (char *end = broker + strlen(broker); end > broker && end[-1] == ' '; end--)
+			end[-1] = '\0';
+		if (!is_broker(broker))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("invalid broker \"%s\"", broker),
+					 errhint("Write brokers as host:port, separated by commas.")));
+	}
+}
+
 static void
 check_topic(const char *topic)
 {
 	size_t		len = strlen(topic);
 
 	if (len == 0 || len > MAX_TOPIC || strcmp(topic, ".") == 0 || strcmp(topic, "..") == 0 ||
-		strspn(topic, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") != len)
+		strspn(topic, LETTERS "0123456789._-") != len)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid topic name \"%s\"", topic),
@@ -352,11 +389,8 @@ check_source(const Source *s)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a source has both brokers and topics, or neither"),
 				 errdetail("Without them it is an SQL source.")));
-	if (kafka && TextDatumGetCString(s->values[COL_BROKERS])[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("brokers must not be empty"),
-				 errhint("Write them as host:port, separated by commas.")));
+	if (kafka)
+		check_brokers(TextDatumGetCString(s->values[COL_BROKERS]));
 	if (kafka)
 		check_topics(DatumGetArrayTypeP(s->values[COL_TOPICS]));
 	if (f == NULL)
@@ -444,6 +478,28 @@ warn_not_preloaded(bool kafka)
 				 errhint("Add cdp to shared_preload_libraries and restart the server.")));
 }
 
+/* A name that nobody declared is taken, since it may be declared later; but a slip of the pen would cost all its identifiers. */
+static void
+note_undeclared(int32 workspace_id, Datum options)
+{
+	Oid			types[2] = {INT4OID, JSONBOID};
+	Datum		values[2] = {Int32GetDatum(workspace_id), options};
+	uint64		n;
+
+	SPI_connect();
+	n = cdp_owner_query("SELECT DISTINCT m.name FROM (SELECT pg_catalog.jsonb_path_query($2, p) OPERATOR(pg_catalog.#>>) '{}' AS name"
+						" FROM pg_catalog.unnest('{$.mapping.identifiers[*].namespace,$.mapping.call.*.*.namespace}'::pg_catalog.jsonpath[]) p) m"
+						" WHERE NOT EXISTS (SELECT FROM cdp_data.namespace n WHERE n.workspace_id OPERATOR(pg_catalog.=) $1"
+						" AND n.name OPERATOR(pg_catalog.=) m.name) ORDER BY m.name",
+						lengthof(types), types, values, NULL);
+	for (int i = 0; i < n; i++)
+		ereport(NOTICE,
+				(errmsg("namespace \"%s\" of mapping does not exist",
+						SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)),
+				 errhint("Make it with cdp.set_namespace(); until then its identifiers are left out.")));
+	SPI_finish();
+}
+
 /* ---------------------------------------------------------------- SQL functions */
 
 static void
@@ -482,6 +538,7 @@ cdp_sql_create_source(PG_FUNCTION_ARGS)
 	check_source(&s);
 	warn_not_preloaded(s.nulls[COL_BROKERS] == ' ');
 	insert_source(name, &s);
+	note_undeclared(s.workspace_id, s.values[COL_OPTIONS]);
 	cdp_launcher_wake();
 	PG_RETURN_VOID();
 }
@@ -519,6 +576,7 @@ cdp_sql_alter_source(PG_FUNCTION_ARGS)
 	cdp_owner_query("UPDATE cdp_data.source SET brokers = $2, topics = $3, format = $4, options = $5, workers = $6"
 					" WHERE source_id OPERATOR(pg_catalog.=) $1",
 					lengthof(types), types, values, nulls);
+	note_undeclared(s.workspace_id, s.values[COL_OPTIONS]);
 	SPI_finish();
 	cdp_launcher_wake();
 	PG_RETURN_VOID();

@@ -309,8 +309,18 @@ cell(int row, int column)
 static bool
 may_see(const char *workspace_id)
 {
-	return superuser_arg(GetOuterUserId()) ||
-		cdp_role_has_workspace(GetOuterUserId(), atoi(workspace_id));
+	return superuser_arg(cdp_caller_role()) ||
+		cdp_role_has_workspace(cdp_caller_role(), atoi(workspace_id));
+}
+
+/* Superusers see all; who sees nothing must not take that for rest. */
+static void
+report_workspace(Report *r)
+{
+	if (superuser_arg(cdp_caller_role()) || cdp_workspaces_of_role(cdp_caller_role()) != NIL)
+		return;
+	say(r, "warning", "workspace", "this role works in no workspace, so nothing is said of sources and people",
+		"Use cdp.grant_workspace(role, workspace).");
 }
 
 /* the workers of one source */
@@ -386,7 +396,7 @@ report_running(Report *r, const char *item, int workers, const Workers *w)
 	if (w->worst.last_error[0])
 		appendStringInfo(&message, "; worker %d: %s", w->worst.worker + 1, w->worst.last_error);
 	say(r, w->waiting + w->running == workers ? "warning" : "error", item, message.data,
-		"See cdp.source_status, and worker_slots and maintenance here.");
+		"See cdp.source_status, and the rows worker_slots and maintenance of cdp.status.");
 }
 
 /* A process that another one replaced, and that is still there. */
@@ -630,6 +640,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	report_workers(&r);
 	report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
 	report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
+	report_workspace(&r);
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(&r);

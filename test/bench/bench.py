@@ -31,6 +31,7 @@ STEP = 1_000_000                # events per step while the database grows
 TOKENS = 1_000_000              # of forgotten identifiers
 FORGOTTEN, FORGOTTEN_EVENTS = 9, 1000
 QUIET_EVENTS = 400
+IDLE_SECONDS = 60
 WAIT = '1 hour'
 CSV = "WITH (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
 GOALS = {'kafka, one worker': 0.35}
@@ -187,6 +188,29 @@ def quiet(bench):
         bench.facts[f'produced to visible at 20 events/s, p{p}, ms'] = round(latency.percentile(taken, p), 1)
 
 
+def vacuum(bench, change):
+    """Turn PostgreSQL's own off, or on again."""
+    bench.server.rows('ALTER SYSTEM ' + change, dbname='postgres')
+    bench.server.rows('SELECT pg_reload_conf()', dbname='postgres')
+
+
+def idle(bench):
+    """Nothing comes; cdp's processes, one source connected.  PostgreSQL's own vacuum, which is still busy with what came before, is left out."""
+    bench.database()
+    bench.kafka.create_topic('idle', PARTITIONS)
+    bench.consume('idle', 1, 'idle')
+    vacuum(bench, 'SET autovacuum = off')
+    tap.wait_for(lambda: bench.server.value("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'autovacuum %'", dbname='postgres'),
+                 'no vacuum runs', good=lambda n: n == 0)
+    bench.server.rows('CHECKPOINT', dbname='postgres')
+    pids = [pid for pid, in bench.server.rows("SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'cdp %'", dbname='postgres')]
+    used, wal = machine.cpu_seconds(pids), bench.value('SELECT pg_current_wal_insert_lsn()')
+    time.sleep(IDLE_SECONDS)                                # the span that is measured
+    bench.facts[f'idle for {IDLE_SECONDS} s: CPU seconds of {len(pids)} processes'] = round(machine.cpu_seconds(pids) - used, 2)
+    bench.facts[f'idle for {IDLE_SECONDS} s: WAL bytes'] = int(bench.value('SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)', wal))
+    vacuum(bench, 'RESET autovacuum')
+
+
 def grow(bench):
     """Cost of an event while the database grows, in steps of a million."""
     bench.database()
@@ -249,7 +273,7 @@ def recovery(bench):
 
 
 MEASUREMENTS = {'copy': plain_copy, 'one': kafka_one, 'tokens': tokens, 'two': kafka_two, 'inbox': inbox, 'hand': by_hand}
-ONCE = {'quiet': quiet, 'recovery': recovery, 'grow': grow, 'forget': forget}
+ONCE = {'quiet': quiet, 'idle': idle, 'recovery': recovery, 'grow': grow, 'forget': forget}
 
 
 def report(bench):

@@ -24,6 +24,11 @@ def tables(connection, *left_out):
     return _digests(connection, 'cdp_data', ['r', 'p'], SETTLED_APART | set(left_out))
 
 
+def sequences(connection):
+    """(sequence, last value) of those of cdp_data."""
+    return connection.execute("SELECT sequencename, last_value FROM pg_catalog.pg_sequences WHERE schemaname = 'cdp_data' ORDER BY 1").fetchall()
+
+
 def views(connection, *left_out):
     """{view: (rows, digest)} of what the caller may read of the public views; None: nothing."""
     found = {}

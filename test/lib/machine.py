@@ -148,19 +148,29 @@ class SmallDisk:
 
 
 class Clock:
-    """A wall clock of its own for the processes that are started under its wrapper."""
+    """Clocks of their own for the processes that are started under its wrapper."""
 
     def __init__(self, directory):
         library = os.path.join(directory, 'shifted_clock.so')
         run(['cc', '-O2', '-shared', '-fPIC', '-o', library, os.path.join(ROOT, 'test', 'lib', 'shifted_clock.c')])
         self.path = os.path.join(directory, 'clock')
-        self.shift(0)
+        self.set_by = self.passed = 0
+        self._write()
         self.wrapper = ['env', 'LD_PRELOAD=' + library, 'CDP_TEST_CLOCK=' + self.path]
 
     def shift(self, seconds):
-        """Step it to so many seconds from the real time."""
+        """Set the wall clock to so many seconds from the real time; clocks that nobody can set go on."""
+        self.set_by = seconds
+        self._write()
+
+    def let_pass(self, seconds):
+        """So much time has passed, by every clock, although nobody waited."""
+        self.passed += seconds
+        self._write()
+
+    def _write(self):
         with open(self.path, 'r+b' if os.path.exists(self.path) else 'wb') as f:
-            f.write(struct.pack('=q', round(seconds * 1000000)))
+            f.write(struct.pack('=qq', round(self.set_by * 1000000), round(self.passed * 1000000)))
 
 
 def free_port():
@@ -195,6 +205,16 @@ def anonymous_memory(pid):
             if line.startswith('RssAnon:'):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def cpu_seconds(pids):
+    """User and system time of processes so far."""
+    ticks = 0
+    for pid in pids:
+        with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as f:
+            fields = f.read().rsplit(')', 1)[1].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf('SC_CLK_TCK')
 
 
 def java():

@@ -1,13 +1,15 @@
 /*
- * shifted_clock.c: preloaded into a server under test, shifts its wall clock.
+ * shifted_clock.c: preloaded into a server under test, shifts its clocks.
  *
- * The file that CDP_TEST_CLOCK names holds a 64-bit number of microseconds,
- * which is added to the real time; who writes another one steps the clock of
- * all processes at once.  Clocks that nobody can set are left alone.
+ * The file that CDP_TEST_CLOCK names holds two 64-bit numbers of microseconds.
+ * The first is added to the wall clock: who writes another one sets the clock
+ * of all processes at once.  The second is added to that and to the clocks that
+ * nobody can set: time that has passed, although nobody waited for it.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -17,16 +19,20 @@
 #include <time.h>
 #include <unistd.h>
 
+#define SET 0					/* of the shifts */
+#define PASSED 1
+#define SHIFTS 2
+
 static const volatile int64_t *shift;
 
 static int64_t
-microseconds(void)
+microseconds(int which)
 {
 	if (shift == NULL)
 	{
 		const char *path = getenv("CDP_TEST_CLOCK");
 		int			fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
-		void	   *p = fd < 0 ? MAP_FAILED : mmap(NULL, sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
+		void	   *p = fd < 0 ? MAP_FAILED : mmap(NULL, SHIFTS * sizeof(int64_t), PROT_READ, MAP_SHARED, fd, 0);
 
 		if (fd >= 0)
 			close(fd);
@@ -34,18 +40,20 @@ microseconds(void)
 			abort();
 		shift = p;
 	}
-	return *shift;
+	return shift[which];
 }
 
 int
 clock_gettime(clockid_t id, struct timespec *ts)
 {
 	int			rc = (int) syscall(SYS_clock_gettime, id, ts);
+	bool		wall = id == CLOCK_REALTIME || id == CLOCK_REALTIME_COARSE;
+	bool		runs = id == CLOCK_MONOTONIC || id == CLOCK_MONOTONIC_COARSE || id == CLOCK_MONOTONIC_RAW || id == CLOCK_BOOTTIME;
 	int64_t		us;
 
-	if (rc != 0 || (id != CLOCK_REALTIME && id != CLOCK_REALTIME_COARSE))
+	if (rc != 0 || !(wall || runs))
 		return rc;
-	us = (int64_t) ts->tv_sec * 1000000 + ts->tv_nsec / 1000 + microseconds();
+	us = (int64_t) ts->tv_sec * 1000000 + ts->tv_nsec / 1000 + microseconds(PASSED) + (wall ? microseconds(SET) : 0);
 	ts->tv_sec = us / 1000000;
 	ts->tv_nsec = us % 1000000 * 1000 + ts->tv_nsec % 1000;
 	return 0;
@@ -87,7 +95,7 @@ cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec
 {
 	static int	(*real) (cnd_t *, mtx_t *, const struct timespec *);
 	struct timespec ts;
-	int64_t		us = (int64_t) until->tv_sec * 1000000 + until->tv_nsec / 1000 - microseconds();
+	int64_t		us = (int64_t) until->tv_sec * 1000000 + until->tv_nsec / 1000 - microseconds(SET) - microseconds(PASSED);
 
 	if (real == NULL)
 		real = (int (*) (cnd_t *, mtx_t *, const struct timespec *)) dlsym(RTLD_NEXT, "cnd_timedwait");

@@ -14,6 +14,7 @@ class Wire:
         self.target = target
         self.loss = 0.0         # how many of the pieces come late
         self._age = 0           # of the connections that are made now
+        self._ends = set()      # of all connections that pass something
         self._listener = socket.create_server(('127.0.0.1', 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -21,6 +22,11 @@ class Wire:
     def cut_silently(self):
         """What is connected now stays so on both sides, and nothing passes any more; new connections are good."""
         self._age += 1
+
+    def cut(self):
+        """All connections end; new ones are good."""
+        for end in list(self._ends):
+            _shut(end)
 
     def _accept(self):
         while True:
@@ -30,6 +36,7 @@ class Wire:
             except OSError:
                 near.close()
                 continue
+            self._ends |= {near, far}
             for ends in ((near, far), (far, near)):
                 threading.Thread(target=self._carry, args=(*ends, self._age), daemon=True).start()
 
@@ -44,7 +51,12 @@ class Wire:
             pass
         if age == self._age:
             for end in (source, sink):
-                try:
-                    end.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
+                _shut(end)
+        self._ends -= {source, sink}
+
+
+def _shut(end):
+    try:
+        end.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass

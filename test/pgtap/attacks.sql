@@ -232,6 +232,26 @@ SELECT set_config('max_parallel_workers_per_gather', '2', true), set_config('par
 SELECT holds('A13: nor does a query with parallel workers', 'of_a', 'SELECT e.message_id FROM cdp.event e WHERE e.message_id LIKE ''victim%''', 'SELECT break_row_security()');
 SELECT set_config('max_parallel_workers_per_gather', '0', true);
 
+-- A13: nor what the server runs for the owner of a table, whoever has it run, as autovacuum does with ANALYZE
+CREATE SCHEMA own AUTHORIZATION an_a;
+SET LOCAL ROLE an_a;
+CREATE MATERIALIZED VIEW own.seen AS SELECT concat(p.profile_id, p.traits, i.value) AS line FROM cdp.profile p JOIN cdp.identifier i USING (profile_id);
+CREATE TABLE own.told (line text);
+CREATE TABLE own.bait (one integer);
+CREATE FUNCTION own.tell(one integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN one; END';
+CREATE INDEX ON own.bait (own.tell(one));
+INSERT INTO own.bait VALUES (1);
+CREATE OR REPLACE FUNCTION own.tell(one integer) RETURNS integer LANGUAGE plpgsql VOLATILE AS
+	'BEGIN INSERT INTO own.told SELECT concat(p.profile_id, p.traits, i.value) FROM cdp.profile p JOIN cdp.identifier i USING (profile_id); RETURN one; END';
+RESET ROLE;
+SELECT cdp.grant_workspace(session_user, 'victims');
+REFRESH MATERIALIZED VIEW own.seen;
+ANALYZE own.bait;
+SELECT cdp.revoke_workspace(session_user, 'victims');
+SELECT isnt_empty(format('SELECT * FROM own.%s', t), 'A13: a superuser has it run: ' || t) FROM unnest('{seen,told}'::name[]) t;
+SELECT is_empty(format('SELECT * FROM own.%s WHERE is_foreign(line) OR line ~ ''ada@''', t), 'A13: and lends no sight: ' || t)
+FROM unnest('{seen,told}'::name[]) t;
+
 -- A17: the masked row as a whole, and what lies under it
 CREATE FUNCTION whole_rows() RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
@@ -425,9 +445,11 @@ BEGIN
 END
 $$;
 SET LOCAL search_path = pg_temp, public, pg_catalog;
-SELECT holds('A64: temporary tables named like ours have no effect: ' || q, 'of_a', q, 'SELECT break_row_security()')
-FROM unnest(ARRAY['SELECT 1 FROM pg_temp.person, cdp.verify(), cdp.has_identifier(person.victim) h WHERE h UNION ALL SELECT 1 FROM pg_temp.person WHERE cdp.has_identifier(person.victim)',
-	'SELECT g FROM pg_temp.person, cdp.get_profile(''profile_id'', person.victim::text) g WHERE g IS NOT NULL UNION ALL SELECT to_jsonb(v) FROM cdp.profile v, pg_temp.person WHERE v.profile_id = person.victim']) q;
+SELECT holds('A64: temporary tables named like ours have no effect: ' || q, 'of_a', q, breach)
+FROM (VALUES ('SELECT 1 FROM cdp.verify() UNION ALL SELECT 1 FROM pg_temp.person WHERE cdp.has_identifier(person.victim)',
+		'UPDATE cdp_data.identifier i SET workspace_id = w.workspace_id FROM cdp_data.workspace w WHERE w.name = ''default'''),
+	('SELECT g FROM pg_temp.person, cdp.get_profile(''profile_id'', person.victim::text) g WHERE g IS NOT NULL UNION ALL SELECT to_jsonb(v) FROM cdp.profile v, pg_temp.person WHERE v.profile_id = person.victim',
+		'SELECT break_row_security()')) x(q, breach);
 SET LOCAL search_path = public, pg_catalog;
 
 -- A68: options of the Kafka client that run code or read files

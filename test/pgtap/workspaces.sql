@@ -28,7 +28,7 @@ CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void
 $$;
 SELECT plant(workspace_id, 1000, 'person@a.example') FROM cdp_data.workspace WHERE name = 'default';
 
-SELECT plan(95);
+SELECT plan(97);
 
 -- ---------------------------------------------------------------- one workspace
 SELECT is(cdp.current_workspace(), (SELECT workspace_id FROM cdp_data.workspace), 'a superuser works in the only workspace');
@@ -83,7 +83,8 @@ SELECT throws_ok($$SELECT cdp.current_workspace()$$, '42501', NULL, 'and calls n
 
 -- ---------------------------------------------------------------- two workspaces
 RESET ROLE;
-SELECT throws_ok($$SELECT cdp.create_workspace('default')$$, '23505', NULL, 'the name of a workspace is taken once');
+SELECT throws_ok($$SELECT cdp.create_workspace('default')$$, '42710', 'workspace "default" already exists', 'the name of a workspace is taken once');
+SELECT throws_ok($$SELECT cdp.create_workspace('')$$, '42602', NULL, 'and not empty');
 SELECT lives_ok($$SELECT cdp.create_workspace('b')$$, 'a second workspace is made');
 SELECT plant(workspace_id, 2000, 'victim@b.example') FROM cdp_data.workspace WHERE name = 'b';
 SELECT is(cdp.current_workspace(), NULL, 'now a superuser has none');
@@ -117,6 +118,7 @@ SET LOCAL ROLE regress_both;
 SELECT throws_ok($$SELECT count(*) FROM cdp.profile$$, '42501', NULL, 'who inherits two workspaces has to choose');
 SET LOCAL ROLE regress_admin;
 SELECT is((SELECT count(*) FROM cdp.profile), 0::bigint, 'an admin without a grant sees nothing');
+SELECT is((SELECT severity FROM cdp.status WHERE item = 'workspace'), 'warning', 'and cdp.status says so');
 SELECT throws_ok($$SELECT cdp.grant_workspace('regress_admin', 'b')$$, '42501', NULL, 'and can not grant itself a workspace');
 SELECT throws_ok($$SELECT cdp.set_namespace('x', workspace => 'b')$$, '42501', NULL, 'nor set rules in one');
 

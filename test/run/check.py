@@ -12,6 +12,7 @@ loopback ports, and runs:
   isolation   test/isolation/        races (pg_isolation_regress)
   oracle      test/tools/...         random messages, scenarios, drivers against models in Python
   tap         test/t/*.py            broker, crash, restore: programs with servers of their own (TAP)
+  soak        test/soak/*.py         only with --soak: what shows itself in the course of time (TAP)
 
 TEST is a suite or one test of it (its file's name without the ending);
 without it everything runs.  --soak makes the long programs longer (they read
@@ -232,12 +233,22 @@ def oracle(suite):
         suite.count(*line_counts(output, status), name, output)
 
 
-def tap(suite):
-    """Programs of test/t: they start, kill and restore servers of their own."""
-    for name, path in names_of(suite.check.source + '/test/t/*.py'):
-        if suite.check.wanted('tap', name):
+def programs(suite, folder):
+    """Programs that start, kill and restore servers of their own."""
+    for name, path in names_of(f'{suite.check.source}/test/{folder}/*.py'):
+        if suite.check.wanted(suite.name, name):
             status, output = suite.check.run(['/usr/bin/python3', path], suite.check.environment())
             suite.count(*tap_counts(output, status), name, output)
+
+
+def tap(suite):
+    """Programs of test/t."""
+    programs(suite, 't')
+
+
+def soak(suite):
+    """Programs of test/soak."""
+    programs(suite, 'soak')
 
 
 def valgrind_findings(check):
@@ -253,6 +264,7 @@ def valgrind_findings(check):
 def run_suites(check):
     """Run what was chosen; return passed and failed of all."""
     suites = (regress, pgtap, isolation) if check.valgrind else (unit, regress, pgtap, isolation, oracle, tap)
+    suites += (soak,) if check.soak else ()
     passed = failed = 0
     times = []
     for function in suites:

@@ -76,7 +76,8 @@ class Root:
 
     def command(self, *arguments):
         """A command in the root; what is mounted for it is seen by it alone, and gone when it ends."""
-        script = ['set -e', f'mount -t proc proc {self.path}/proc', f'mount -t tmpfs tmpfs {self.path}/dev/shm']
+        # its / has to be a mount point for programs that mount something themselves
+        script = ['set -e', f'mount --bind {self.path} {self.path}', f'mount -t proc proc {self.path}/proc', f'mount -t tmpfs tmpfs {self.path}/dev/shm']
         for outer, inner in ((machine.ROOT, TREE), (broker.JARS, '/root/.cache/cdp/' + os.path.basename(broker.JARS)),
                              *((path, path) for path in JAVA if os.path.exists(path))):
             os.makedirs(self.path + inner, exist_ok=True)

@@ -16,12 +16,14 @@ ROLES = ('analyst', 'marketer', 'auditor', 'privacy_officer', 'admin', 'ingest')
 
 
 def refused(connection, sql, name, code='42501'):
-    """The statement must fail in this way."""
+    """The statement must fail in this way; returns the error."""
     try:
         connection.execute(sql)
         tap.ok(False, name, 'no error')
     except psycopg.Error as e:
         tap.same(e.sqlstate, code, name)
+        return e
+    return None
 
 
 def check_schema_of_others(server):
@@ -40,7 +42,7 @@ def check_schema_of_others(server):
                 refused(c, 'CREATE EXTENSION cdp', f'A63: refused after {made}', '42P06')
             else:
                 c.execute('CREATE EXTENSION cdp')
-                refused(c, 'SELECT cdp.setup()', f'A63: setup refuses after {made}')
+                tap.ok('--no-owner' in refused(c, 'SELECT cdp.setup()', f'A63: setup refuses after {made}').diag.message_hint, 'A63: and names the usual cause')
             c.execute(f'DROP SCHEMA {schema} CASCADE')
             c.execute('CREATE EXTENSION IF NOT EXISTS cdp')
             c.execute('SELECT cdp.setup()')
@@ -82,6 +84,26 @@ def check_logins(server):
             for statement in ('SET ROLE cdp_owner', 'SET SESSION AUTHORIZATION postgres', 'SELECT * FROM cdp_data.identifier',
                               "LOAD 'auto_explain'", 'GRANT cdp_owner TO CURRENT_USER', 'DROP EXTENSION cdp'):
                 refused(c, statement, f'A71: {user} may not: {statement}')
+
+
+def plans_told(server):
+    """Plans that auto_explain sends to an analyst who asks for messages of the log."""
+    told = []
+    with server.connect() as c:
+        c.add_notice_handler(lambda d: told.append(d.message_primary))
+        for statement in ("LOAD 'auto_explain'", 'SET auto_explain.log_min_duration = 0', 'SET SESSION AUTHORIZATION analyst', 'SET client_min_messages = log',
+                          'SELECT * FROM cdp.event'):
+            c.execute(statement)
+    return [text for text in told if 'plan:' in text]
+
+
+def check_auto_explain(server):
+    """A21: what auto_explain writes to the log is not for readers."""
+    tap.ok(plans_told(server), 'A21: with one workspace auto_explain tells plans')
+    server.rows("SELECT cdp.create_workspace('explained')")
+    tap.same(plans_told(server), [], 'A21: with two it does not')
+    server.rows("SELECT cdp.drop_workspace('explained', false)")
+    server.rows("SELECT cdp.grant_workspace('public', 'default')")
 
 
 SHOWN = ('SELECT s::text FROM pg_settings s', 'SELECT s::text FROM pg_file_settings s', 'SELECT s::text FROM pg_db_role_setting s',
@@ -152,6 +174,7 @@ def main():
     check_owner_with_members(server)
     check_scripts(inst)
     check_logins(server)
+    check_auto_explain(server)
     check_notifications(server)
     check_key(server)
     server.stop()

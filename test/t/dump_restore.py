@@ -86,8 +86,7 @@ def content_of(server, dbname='cdp'):
     """Digests of tables and views, and where the sequences are."""
     with server.connect(dbname) as connection:
         return {**contents.tables(connection), **{'cdp.' + k: v for k, v in contents.views(connection).items()},
-                'sequences': connection.execute("""SELECT sequencename, last_value FROM pg_sequences
-                                                   WHERE schemaname = 'cdp_data' ORDER BY 1""").fetchall()}
+                'sequences': contents.sequences(connection)}
 
 
 def masked(server, dbname='cdp'):

@@ -59,9 +59,12 @@ class World:
 
 
 def person(n, round_):
-    """What one person sends in a round: a purchase, and a sign-in whose e-mail the next one uses, too."""
+    """What one person sends in a round: a purchase, and a sign-in whose e-mail the next one uses, too; once what cannot be stored."""
     yield segment.track(f'{n}-{round_}-a', round_ * 3600_000 + n, userId=f'kf-user-{n}', anonymousId=f'kf-anon-{n}')
     yield segment.identify(f'{n}-{round_}-b', round_ * 3600_000 + n, userId=f'kf-user-{n}', traits={'email': f'kf{n}@forget.example', 'round': round_})
+    if round_ == 2:
+        yield segment.track(f'{n}-{round_}-b', round_ * 3600_000 + n, userId=f'kf-user-{n}')
+        yield {**segment.track(f'{n}-{round_}-d', userId=f'kf-user-{n}', anonymousId=f'kf-anon-{n}'), 'type': 'nonsense'}
     if round_ % 10 == 5:
         yield segment.identify(f'{n}-{round_}-c', round_ * 3600_000 + n, userId=f'kf-user-{(n + 1) % PEOPLE}', context={'traits': {'email': f'kf{n}@forget.example'}})
 
@@ -98,6 +101,8 @@ def beside_ingest(world):
         world.completed()
         tap.same(world.server.value('SELECT count(DISTINCT user_id) FROM cdp.event'), PEOPLE - FORGOTTEN, f'{source}: the others are there')
         world.clean(source)
+    tap.same(world.server.rows('SELECT reason, count(*) / count(DISTINCT source) FROM cdp.quarantine GROUP BY 1 ORDER BY 1'),
+             [(reason, PEOPLE - FORGOTTEN) for reason in ('id_conflict', 'unknown_type')], 'what the others sent is set aside in each reading')
     for n in (0, 30, 3 * FORGOTTEN - 3):
         tap.same([world.places(f'kf-user-{n}"'), world.places(f'kf{n}@forget.example'), world.places(f'(kf-anon-{n},')], [[], [], []], f'nothing of person {n} is left')
     tap.ok(world.places('kf1@forget.example'), 'who was not forgotten is found by the same search')

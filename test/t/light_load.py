@@ -22,16 +22,6 @@ IDLE_ROUNDS = 3
 IDLE_WAL_BYTES = 200
 
 
-def cpu_seconds(pids):
-    """User and system time of processes so far."""
-    ticks = 0
-    for pid in pids:
-        with open(f'/proc/{pid}/stat', encoding='ascii', errors='replace') as f:
-            fields = f.read().rsplit(')', 1)[1].split()
-            ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf('SC_CLK_TCK')
-
-
 def light_load(server, producer):
     """Produced to visible; the best of some rounds, the machine being shared."""
     rounds = []
@@ -60,10 +50,10 @@ def silence(server, pids):
     """Nothing is used or written.  Where pages have checksums, as from 18 on by default, who reads a row first may write WAL: once."""
     spans = []
     while len(spans) < IDLE_ROUNDS and not (spans and spans[-1] <= IDLE_WAL_BYTES):
-        before, wal = cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
+        before, wal = machine.cpu_seconds(pids), server.value('SELECT pg_current_wal_insert_lsn()')
         time.sleep(IDLE_SECONDS)                            # the span that is measured
         if not spans:
-            used = cpu_seconds(pids) - before
+            used = machine.cpu_seconds(pids) - before
             tap.ok(used <= IDLE_CPU_SECONDS, f'idle workers use at most {IDLE_CPU_SECONDS} s of CPU in {IDLE_SECONDS} s', used)
         spans.append(server.value('SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), %s)', wal))
     tap.ok(spans[-1] <= IDLE_WAL_BYTES, 'an idle server writes no WAL but its own snapshot records', spans)

@@ -112,7 +112,10 @@ def rename(s):
 
 
 def clone_and_drop(s):
-    """A clone is made and dropped while both consume."""
+    """A clone is made and dropped while both consume, beside what an interrupted DROP DATABASE has left."""
+    s.server.rows('CREATE DATABASE remains', dbname='postgres')
+    s.server.rows("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'remains'", dbname='postgres')
+    mark = s.server.log_mark()
     with s.pour() as pour:
         pour.flows()
         s.server.rows('CREATE DATABASE clone TEMPLATE cdp', dbname='postgres')
@@ -123,6 +126,9 @@ def clone_and_drop(s):
         s.server.rows('SELECT cdp.setup()', dbname='clone')
         s.server.rows('SELECT cdp.resume_source(%s)', shop.SOURCE, dbname='clone')
         pour.flows('clone')
+    tap.ok('invalid database' not in s.server.log_after(mark), 'the launcher sends nobody into a database that nobody can enter',
+           s.server.log_after(mark))
+    s.server.rows('DROP DATABASE remains', dbname='postgres')
     s.judge('a clone that was resumed', 'clone')
     with s.pour() as pour:
         pour.flows('clone')

@@ -83,11 +83,15 @@ def hostile_settings(s):
     """Workers do all their work whatever a database or role sets."""
     for statement in HOSTILE_SCHEMA.split(';\n'):
         s.server.rows(statement)
-    with untouched_sessions(), s.pour() as pour:
+    # from 17 on
+    has_more = s.server.value("SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'")
+    more = {'transaction_timeout': '0'} if has_more else {}
+    crippling = {**CRIPPLING, **dict.fromkeys(more, '1ms')}
+    with untouched_sessions(**more), s.pour() as pour:
         pour.flows()
         for whom in ('DATABASE cdp', 'ROLE postgres IN DATABASE cdp', 'ROLE ALL'):
             with s.server.connect() as c, c.transaction():
-                for name, value in {**CONFUSING, **CRIPPLING}.items():
+                for name, value in {**CONFUSING, **crippling}.items():
                     if whom == 'DATABASE cdp' or name != 'role':
                         c.execute(f'ALTER {whom} SET {name} = {value if name == "search_path" else repr(value)}')
         s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type LIKE 'cdp %'")
@@ -104,9 +108,9 @@ def hostile_settings(s):
             c.commit()
         s.client_rows += 2
         tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'what was parked is applied', good=lambda n: n == 0)
-    with untouched_sessions():
+    with untouched_sessions(**more):
         confused_client(s)
-    with untouched_sessions(DateStyle='ISO'):
+    with untouched_sessions(**more, DateStyle='ISO'):
         s.judge('hostile settings')
         for whom in ('DATABASE cdp', 'ROLE postgres IN DATABASE cdp', 'ROLE ALL'):
             s.server.rows(f'ALTER {whom} RESET ALL')

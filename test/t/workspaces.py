@@ -15,6 +15,8 @@ from psycopg.types.json import Jsonb   # noqa: E402
 
 MESSAGES = 2000
 WRITERS = 3
+MANY = 400                      # workspaces (F32)
+GROWTH = 24 * 1024 * 1024       # of a session; every workspace as it keeps it is twice as much
 LEFT = """SELECT count(*) FROM (SELECT c.table_name FROM information_schema.columns c WHERE c.table_schema = 'cdp_data'
     AND c.column_name = 'workspace_id') t, LATERAL (SELECT query_to_xml(format(
     'SELECT count(*) AS n FROM cdp_data.%%I WHERE workspace_id = %%s', t.table_name, %s::integer), false, true, '')) x(found)
@@ -152,6 +154,49 @@ def check_drop_and_rollback(server, kafka):
     tap.same(server.value('SELECT count(*) FROM cdp_data.event WHERE workspace_id = %s', number), before + 1, 'and nothing is gone')
 
 
+def check_drop_while_classified(server):
+    """Who classifies a key holds no batch's lock: the drop waits for him, too."""
+    server.rows("SELECT cdp.create_workspace('d')")
+    login(server, 'officer_d', 'cdp_privacy_officer', 'd')
+    number = server.value("SELECT workspace_id FROM cdp_data.workspace WHERE name = 'd'")
+    with server.connect() as dba, server.connect(user='officer_d', autocommit=False) as officer:
+        officer.execute("SELECT cdp.classify_trait('plan')")
+        dropper = threading.Thread(target=dba.execute, args=("SELECT cdp.drop_workspace('d', false)",), daemon=True)
+        dropper.start()
+        tap.wait_for(lambda: server.value("SELECT wait_event_type FROM pg_stat_activity WHERE pid = %s", dba.info.backend_pid),
+                     'the drop waits for who classified a key', good=lambda event: event == 'Lock')
+        officer.commit()
+        dropper.join(tap.DEFAULT_SECONDS)
+    tap.same(tables_with(server, number), 0, 'and leaves nothing of it')
+
+
+def check_many(server):
+    """Sessions that have been in hundreds of workspaces have not grown, and who works in which is known at once."""
+    with server.connect() as c:
+        for n in range(MANY):
+            c.execute('SELECT cdp.create_workspace(%s)', (f'many-{n}',))
+            c.execute("SELECT cdp.create_source(%s, workspace => %s)", (f'source-{n}', f'many-{n}'))
+    with server.connect() as c:
+        before = machine.anonymous_memory(c.info.backend_pid)
+        for n in range(MANY):
+            c.execute('SELECT * FROM cdp.ingest(%s, %s)', (Jsonb(segment.track(f'many-{n}', userId='same')), f'source-{n}'))
+        grown = machine.anonymous_memory(c.info.backend_pid) - before
+    tap.note(f'a session has grown by {grown // 1024} kB in {MANY} workspaces')
+    tap.ok(grown < GROWTH, 'memory of a session is bounded', grown)
+    tap.same(server.rows("SELECT count(*), count(DISTINCT workspace_id) FROM cdp_data.profile WHERE workspace_id IN"
+                         " (SELECT workspace_id FROM cdp_data.workspace WHERE name LIKE 'many-%%')"), [(MANY, MANY)], 'each has its person')
+    login(server, 'tenant', 'cdp_analyst')
+    with server.connect(user='tenant') as c:
+        tap.same(c.execute('SELECT * FROM cdp.profile').fetchall(), [], 'who works in none sees nothing')
+        server.rows("SELECT cdp.grant_workspace('tenant', 'many-7')")
+        tap.same(len(c.execute('SELECT * FROM cdp.profile').fetchall()), 1, 'once granted, its session sees one')
+        server.rows('CREATE ROLE team; GRANT team TO tenant')
+        server.rows("SELECT cdp.revoke_workspace('tenant', 'many-7'); SELECT cdp.grant_workspace('team', 'many-8')")
+        tap.same(c.execute('SELECT workspace FROM cdp.profile').fetchall(), [('many-8',)], 'through another role, too')
+        server.rows('REVOKE team FROM tenant')
+        tap.same(c.execute('SELECT * FROM cdp.profile').fetchall(), [], 'and nothing when it is no member any more')
+
+
 def main():
     """One server and one broker."""
     inst = postgres.installation()
@@ -163,6 +208,8 @@ def main():
     check_same_person(server)
     check_drop(server, kafka)
     check_drop_and_rollback(server, kafka)
+    check_drop_while_classified(server)
+    check_many(server)
     server.stop()
 
 

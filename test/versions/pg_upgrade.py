@@ -16,30 +16,40 @@ import postgres  # noqa: E402
 import segment   # noqa: E402
 import tap       # noqa: E402
 
-MESSAGES = 2000
+TOPICS = ['shop', 'visits']    # each of a source of its own
+MESSAGES = 2000                 # in each
 LATER = 500
+NOT_EMPTY = ['cdp.event of an analyst', 'cdp.event', 'cdp.identifier', 'cdp.profile', 'cdp.quarantine', 'cdp_data.profile_trait',
+             'cdp_data.message_seen', 'cdp_data.source_offset', 'sequences']
 
 
 def produce(kafka, begin, end):
     """People who become known, traits, and something for quarantine."""
     producer = kafka.producer()
-    for n in range(begin, end):
+    for topic, n in ((topic, n) for topic in TOPICS for n in range(begin, end)):
         person = n % 100
         if n % 10 == 0:
-            message = segment.identify(f'm-{n}', n * 1000, userId=f'u-{person}', anonymousId=f'a-{person}',
+            message = segment.identify(f'{topic}-{n}', n * 1000, userId=f'u-{person}', anonymousId=f'a-{person}',
                                        traits={'plan': f'plan {n}', 'email': f'u{person}@shop.example'})
         else:
-            message = segment.track(f'm-{n}', n * 1000, anonymousId=f'a-{person}', properties={'n': n})
-        producer.send('shop', segment.encode(message) if n % 50 != 1 else b'{broken')
+            message = segment.track(f'{topic}-{n}', n * 1000, anonymousId=f'a-{person}', properties={'n': n})
+        producer.send(topic, segment.encode(message) if n % 50 != 1 else b'{broken')
     producer.flush()
 
 
 def shown(server):
-    """What a superuser sees in the tables and views, and an analyst in the views."""
+    """What a superuser sees in the tables, sequences and views, and an analyst in the views."""
     with server.connect() as postgres_session, server.connect(user='ana') as analyst:
         return {**{f'cdp_data.{name}': rows for name, rows in contents.tables(postgres_session).items()},
+                'sequences': contents.sequences(postgres_session),
                 **{f'cdp.{name}': rows for name, rows in contents.views(postgres_session).items()},
                 **{f'cdp.{name} of an analyst': rows for name, rows in contents.views(analyst).items()}}
+
+
+def check_consumed(server, source, when):
+    """The source takes everything that is in its topic."""
+    tap.ok(server.value("SELECT cdp.wait_for_source(%s, '60 s')", source), f'{when}: {source} is consumed',
+           server.rows('SELECT * FROM cdp.source_status'))
 
 
 def fill(old, kafka):
@@ -47,11 +57,12 @@ def fill(old, kafka):
     old.create_database()
     old.rows('CREATE ROLE ana LOGIN IN ROLE cdp_analyst')
     old.rows("SELECT cdp.classify_trait('plan')")
-    kafka.create_topic('shop', 2)
+    for topic in TOPICS:
+        kafka.create_topic(topic, 2)
     produce(kafka, 0, MESSAGES)
-    old.rows("SELECT cdp.create_source('shop', brokers => %s, topics => '{shop}')", kafka.address)
-    tap.ok(old.value("SELECT cdp.wait_for_source('shop', '60 s')"), 'consumed before the upgrade',
-           old.rows('SELECT * FROM cdp.source_status'))
+    for topic in TOPICS:
+        old.rows('SELECT cdp.create_source(%s, brokers => %s, topics => ARRAY[%s])', topic, kafka.address, topic)
+        check_consumed(old, topic, 'before the upgrade')
     old.rows('SELECT cdp.ingest(%s::jsonb)', segment.encode(segment.track('sql-1', userId='u-7')).decode())
 
 
@@ -93,9 +104,15 @@ def check_key(old, new):
     machine.give_to_server(key)
 
 
+def positions(server, sources=TOPICS):
+    """How far sources are."""
+    return server.rows('SELECT source, "partition", "position" FROM cdp.source_status WHERE source = ANY (%s) ORDER BY 1, 2', sources)
+
+
 def sources_at_rest(new):
-    """Whether cdp.status says that the data was attached to another server."""
-    return new.rows("SELECT 1 FROM cdp.status WHERE item = 'maintenance' AND message LIKE '%%another server%%'")
+    """Whether cdp.status says that the data was attached to another server, and maintenance has looked."""
+    return (new.rows("SELECT 1 FROM cdp.status WHERE item = 'maintenance' AND message LIKE '%another server%'") and
+            new.rows("SELECT 1 FROM pg_stat_activity WHERE backend_type = 'cdp maintenance' AND datname = 'cdp' AND state = 'idle'"))
 
 
 def check_content(new, before):
@@ -104,21 +121,29 @@ def check_content(new, before):
     after = shown(new)
     tap.ok(before == after, f'the same {len(before)} tables and views', contents.differences(before, after))
     tap.same(new.rows('SELECT * FROM cdp.verify()'), [], 'cdp.verify() finds nothing')
-    tap.same(new.pids('cdp source'), [], 'no source runs before it is resumed')
+    tap.same(new.pids('cdp source'), [], 'no source runs before cdp.setup()')
 
 
-def check_sources(new, kafka):
-    """Paused until resumed; then nothing is lost or repeated."""
-    produce(kafka, MESSAGES, MESSAGES + LATER)
+def resume(new, source):
+    """It goes on from where it was."""
+    new.rows('SELECT cdp.resume_source(%s)', source)
+    check_consumed(new, source, 'resumed')
+
+
+def check_sources(new, rested):
+    """Each is paused until it is resumed; then nothing is lost or repeated."""
     new.rows('SELECT cdp.setup()')
-    tap.wait_for(lambda: not sources_at_rest(new), 'the workers are attached')
+    tap.wait_for(lambda: new.value("SELECT severity = 'ok' FROM cdp.status WHERE item = 'maintenance'"), 'the workers are attached')
     tap.same(new.rows('SELECT DISTINCT state FROM cdp.source_status'), [('paused',)], 'attached, the sources are paused')
-    tap.same(new.pids('cdp source'), [], 'attached, no source runs')
-    new.rows("SELECT cdp.resume_source('shop')")
-    tap.ok(new.value("SELECT cdp.wait_for_source('shop', '60 s')"), 'resumed, the source goes on')
+    tap.same(positions(new), rested, 'and none has gone on')
+    resume(new, TOPICS[0])
+    tap.same(positions(new, TOPICS[1:]), [p for p in rested if p[0] in TOPICS[1:]], f'{TOPICS[0]} resumed, the others wait')
+    tap.same(len(new.pids('cdp source')), 1, 'and have no workers')
+    for topic in TOPICS[1:]:
+        resume(new, topic)
     good = sum(n % 50 != 1 for n in range(MESSAGES + LATER))
-    tap.same(new.rows("SELECT count(*), count(DISTINCT message_id) FROM cdp.event WHERE source = 'shop'"), [(good, good)],
-             'nothing is lost or repeated')
+    tap.same(new.rows("SELECT source, count(*), count(DISTINCT message_id) FROM cdp.event WHERE source = ANY (%s) GROUP BY 1 ORDER BY 1", TOPICS),
+             [(topic, good, good) for topic in TOPICS], 'nothing is lost or repeated')
     tap.same(new.rows('SELECT * FROM cdp.verify()'), [], 'cdp.verify() finds nothing in the end')
 
 
@@ -131,13 +156,15 @@ def main():
     old = postgres.Server(old_inst, postgres.server_directory(parent, 'old-server')).start()
     new = postgres.Server(new_inst, postgres.server_directory(parent, 'new-server'))
     fill(old, kafka)
-    before = shown(old)
+    before, rested = shown(old), positions(old)
+    tap.same([name for name in NOT_EMPTY if not before[name] or not before[name][0]], [], 'there is something to compare')
     old.stop()
     upgrade(old, new, postgres.server_directory(parent, 'pg_upgrade'))
+    produce(kafka, MESSAGES, MESSAGES + LATER)
     new.start()
     check_key(old, new)
     check_content(new, before)
-    check_sources(new, kafka)
+    check_sources(new, rested)
 
 
 tap.main(main)
