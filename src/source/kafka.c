@@ -28,6 +28,8 @@
  * wait, and then one more answer of each broker comes, which was limited by its
  * compressed size: 16-byte messages compressed 60-fold make 200 MB of 512 kB.
  * A single message may be bigger than all this; the broker sends it alone.
+ * Headers are in none of its limits: when more of them wait than should, nothing
+ * is fetched until they were handed out.
  *
  * Blocking.  No call lasts longer than 200 ms.  What the cluster has not
  * answered by then (partitions, offsets) is "not yet": a thread goes on asking,
@@ -76,6 +78,9 @@ PG_MODULE_MAGIC;
 #define NUDGE_MS			10
 #define NUDGE_MESSAGES		1000
 #define NUDGE_BYTES			(1024 * 1024)
+
+#define HEADER_BYTES		128 /* memory of a header, ours and the library's, besides its name and value */
+#define HEADERS_AHEAD		(64 * 1024 * 1024)	/* bytes of headers that may wait */
 
 /* limits of what is fetched ahead; the source may choose others */
 static const char *const default_options[][2] = {
@@ -136,6 +141,7 @@ struct CdpConsumer
 	Assigned   *assigned;
 	int			nassigned;
 	rd_kafka_topic_partition_list_t *list;	/* the same, as the library wants it */
+	bool		at_rest;		/* it has none, until all that was taken is handed out */
 	Assigned   *last;			/* of the message before, with its topic */
 	rd_kafka_topic_t *last_topic;
 
@@ -686,7 +692,6 @@ drop_queue(CdpConsumer *c)
 	rd_kafka_message_t *taken[TAKE_MESSAGES];
 	ssize_t		n;
 
-	drop_kept(c, c->nkept);
 	while ((n = rd_kafka_consume_batch_queue(c->queue, 0, taken, TAKE_MESSAGES)) > 0)
 		for (ssize_t i = 0; i < n; i++)
 			rd_kafka_message_destroy(taken[i]);
@@ -725,8 +730,10 @@ kafka_assign(CdpConsumer *c, const CdpPartition *parts, const int64 *positions, 
 
 	/* nothing of the old assignment may come after the new one */
 	err = rd_kafka_assign(c->rk, NULL);
+	drop_kept(c, c->nkept);
 	drop_queue(c);
 	c->nevents = 0;
+	c->at_rest = false;
 	if (!err && !set_assigned(c, parts, positions, n))
 		err = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
 	if (!err && n > 0)
@@ -797,6 +804,39 @@ take(CdpConsumer *c)
 	return n > 0;
 }
 
+/* keeps what the library has fetched, and lets it fetch no more */
+static void
+rest(CdpConsumer *c)
+{
+	while (take(c))
+		;
+	if (rd_kafka_assign(c->rk, NULL))
+		return;
+	drop_queue(c);				/* came meanwhile, is fetched again */
+	c->at_rest = true;
+}
+
+static void
+end_rest(CdpConsumer *c)
+{
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < c->nassigned; i++)
+		c->list->elems[i].offset = c->assigned[i].next;
+	err = rd_kafka_assign(c->rk, c->list);
+	if (err)
+		add_event(c, NULL, -1, rd_kafka_err2str(err))->fatal = true;
+	c->at_rest = false;
+}
+
+/* headers is what n messages had: is it likely that too much of the kind waits? */
+static bool
+too_much_waits(const CdpConsumer *c, int n, Size headers)
+{
+	return !c->at_rest && n > 0 &&
+		headers / n * (c->nkept - c->next_kept + rd_kafka_queue_length(c->queue)) > HEADERS_AHEAD;
+}
+
 /* an entry of the queue that is no message: the end of a partition, or an error */
 static void
 note_message_error(CdpConsumer *c, const rd_kafka_message_t *m)
@@ -827,19 +867,20 @@ note_message_error(CdpConsumer *c, const rd_kafka_message_t *m)
 	}
 }
 
-/* the library parses headers when they are asked for */
-static void
+/* the library parses headers when they are asked for; returns their bytes */
+static Size
 copy_headers(Kept *k, CdpMessage *out)
 {
 	rd_kafka_headers_t *headers;
 	size_t		n;
+	Size		bytes = 0;
 
 	if (rd_kafka_message_headers(k->message, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
-		return;
+		return 0;
 	n = rd_kafka_header_cnt(headers);
 	k->headers = n > 0 ? calloc(n, sizeof(CdpHeader)) : NULL;
 	if (k->headers == NULL)
-		return;
+		return 0;
 	for (size_t i = 0; i < n; i++)
 	{
 		const char *name;
@@ -850,9 +891,11 @@ copy_headers(Kept *k, CdpMessage *out)
 			break;
 		k->headers[i].name = cdp_str(name);
 		k->headers[i].value = bytes_of(value, len);
+		bytes += k->headers[i].name.len + k->headers[i].value.len + 2;	/* their lengths */
 		out->nheaders++;
 	}
 	out->headers = k->headers;
+	return bytes;
 }
 
 /* milliseconds since 1970 to the server's microseconds since 2000 */
@@ -869,9 +912,9 @@ record_time(const rd_kafka_message_t *m, bool *log_append)
 	return (ms - EPOCH_MS) * 1000;
 }
 
-/* fills out; false when the message is from before the last assignment */
+/* fills out and adds to the bytes of headers; false when the message is from before the last assignment */
 static bool
-hand_out(CdpConsumer *c, Kept *k, CdpMessage *out)
+hand_out(CdpConsumer *c, Kept *k, CdpMessage *out, Size *headers)
 {
 	rd_kafka_message_t *m = k->message;
 	Assigned   *a = find_assigned_of(c, m);
@@ -882,7 +925,7 @@ hand_out(CdpConsumer *c, Kept *k, CdpMessage *out)
 	memset(out, 0, sizeof(*out));
 	out->body = bytes_of(m->payload, m->len);
 	out->key = bytes_of(m->key, m->key_len);
-	copy_headers(k, out);
+	*headers += copy_headers(k, out);
 	out->topic = cdp_str(a->topic);
 	out->partition = m->partition;
 	out->offset = m->offset;
@@ -919,11 +962,11 @@ drain_wakeup(CdpConsumer *c)
 		;
 }
 
-/* the library writes only when its queue was empty: say again that there is more */
+/* the library writes only when its queue was empty: say again that there is more, or may be after a rest */
 static void
 rearm_wakeup(CdpConsumer *c)
 {
-	if ((c->next_kept < c->nkept || rd_kafka_queue_length(c->queue) > 0) &&
+	if ((c->next_kept < c->nkept || rd_kafka_queue_length(c->queue) > 0 || c->at_rest) &&
 		write(c->wakeup[1], "m", 1) < 0)
 		Assert(errno == EAGAIN);	/* full: it is readable anyway */
 }
@@ -932,9 +975,12 @@ rearm_wakeup(CdpConsumer *c)
 static int
 kafka_poll(CdpConsumer *c, CdpMessage *out, int max, Size max_bytes)
 {
-	Size		bytes = 0;
+	Size		bytes = 0,
+				headers = 0;
 	int			n = 0;
 
+	if (c->at_rest && c->next_kept == c->nkept)
+		end_rest(c);
 	drain_wakeup(c);
 	c->last = NULL;
 	while (n < max && (c->next_kept < c->nkept || take(c)))
@@ -945,17 +991,19 @@ kafka_poll(CdpConsumer *c, CdpMessage *out, int max, Size max_bytes)
 			note_message_error(c, k->message);
 		else
 		{
-			if (n > 0 && bytes + k->message->len > max_bytes)
+			if (n > 0 && bytes + headers + k->message->len > max_bytes)
 				break;
-			if (hand_out(c, k, &out[n]))
+			if (hand_out(c, k, &out[n], &headers))
 			{
-				bytes += k->message->len;
+				bytes += k->message->len + out[n].nheaders * HEADER_BYTES;
 				out[n].ordinal = n + 1;
 				n++;
 			}
 		}
 		c->next_kept++;
 	}
+	if (too_much_waits(c, n, headers))
+		rest(c);
 	rearm_wakeup(c);
 	nudge(c, n, bytes);
 	return n;

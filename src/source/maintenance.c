@@ -71,15 +71,16 @@ static bool apply_parked(void);
 
 static Job	sources_job = {"reading the sources", 0, look}; /* in each round */
 
+/* first what only reads and writes rows; DDL may fail for reasons of others (event triggers), which ends the process */
 static Job	jobs[] = {
-	{"making partitions", 60000, cdp_partition_maintain},
 	{"applying parked messages", 1000, apply_parked},
 	{"building filters", 1000, cdp_filter_maintain},
 	{"following the growth of tables", 1000, cdp_statistics_maintain},
 	{"keeping the clock's floor", 1000, cdp_clock_maintain},
 	{"computing people again", 1000, cdp_dirty_maintain},
+	{"completing erasures", 1000, cdp_erasure_maintain},
 	{"purging", 1000, cdp_purge_maintain},
-	{"completing erasures", 1000, cdp_erasure_maintain}
+	{"making partitions", 60000, cdp_partition_maintain}
 };
 
 static CdpSlot *me;

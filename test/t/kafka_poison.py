@@ -117,6 +117,19 @@ class Peak:
         tap.wait_for(look, f'{self.name} has caught up', 80)
 
 
+def headers(world):
+    """Messages that are nothing but headers: compressed they are small, in memory a hundred times that."""
+    world.kafka.create_topic('headers', 1)
+    producer = world.kafka.producer(compression__type='zstd')
+    world.send('headers', numbered('headers', 40), producer, headers=[('', b'')] * 100_000)
+    world.source('headers')
+    peak = Peak(world, 'headers')
+    peak.until_caught_up()
+    tap.same(world.ids('headers'), numbered('headers', 40), 'headers: every message is stored once')
+    tap.note(f'peak RssAnon {peak.bytes // 1024} kB')
+    tap.ok(0 < peak.bytes < MEMORY, 'headers: memory is bounded', peak.bytes)
+
+
 def burst(world):
     """Ten times as much as before, nearly all in one partition and of one person."""
     world.kafka.create_topic('burst', 4)
@@ -145,7 +158,7 @@ def main():
     """All checks over one server and one broker; events are written by INSERT so that one of them can be made to fail."""
     world = worlds.World('poison', cdp__store='sql')
     world.server.rows(TRIGGER)
-    worlds.run(world, (*map(arrangement, ARRANGEMENTS), nothing_in_the_log, burst))
+    worlds.run(world, (*map(arrangement, ARRANGEMENTS), nothing_in_the_log, headers, burst))
 
 
 tap.main(main)

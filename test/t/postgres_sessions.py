@@ -221,6 +221,28 @@ def months_beside_readers(s):
         tap.same((e.sqlstate, e.diag.message_primary), ('22008', 'partitions cannot be made up to infinity'), 'months without end are refused')
 
 
+def refusing_event_trigger(s):
+    """Months cannot be made because somebody refuses all commands; whatever else maintenance does goes on."""
+    s.server.rows("CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not today'; END$$")
+    s.server.rows('CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION public.refuse()')
+    ahead = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=186)
+    with s.pour() as pour, clock(s.server, ahead.isoformat()):
+        pour.flows()
+        look_now(s.server)
+        tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'maintenance'"), 'the status says why no month is made',
+                     good=lambda text: 'not today' in text)
+        with s.server.connect(autocommit=False) as c:
+            c.execute('SELECT cdp.ingest(%s)', [message('refuse-1', 'held-meanwhile')])
+            s.producer.send(shop.TOPIC, message('refuse-2', 'held-meanwhile'))
+            tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'a message is parked')
+            c.commit()
+        s.client_rows += 2
+        tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'it is applied', good=lambda n: n == 0)
+        tap.ok(True, 'what was parked is applied although no month can be made')
+        s.server.rows('DROP EVENT TRIGGER refuse')
+    s.judge('an event trigger that refuses')
+
+
 def clock_steps(s, wall):
     """The clock of the machine is set, forward, back, and by seconds while batches run; also when a worker has just ended."""
     for days in (1, -1, 0):
@@ -247,7 +269,7 @@ def main():
     s.server.wrapper = wall.wrapper
     s.open()
     clock_steps(s, wall)
-    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, hostile_settings):
+    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, hostile_settings):
         situation(s)
     s.server.stop()
 
