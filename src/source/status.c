@@ -317,13 +317,8 @@ may_see(const char *workspace_id)
 static void
 report_workspace(Report *r)
 {
-	ListCell   *lc;
-
-	if (superuser_arg(GetOuterUserId()))
+	if (superuser_arg(cdp_caller_role()) || cdp_workspaces_of_role(cdp_caller_role()) != NIL)
 		return;
-	foreach(lc, cdp_workspace_ids())
-		if (cdp_role_has_workspace(GetOuterUserId(), lfirst_int(lc)))
-			return;
 	say(r, "warning", "workspace", "this role works in no workspace, so nothing is said of sources and people",
 		"Use cdp.grant_workspace(role, workspace).");
 }
