@@ -149,10 +149,7 @@ scan_databases(void)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		/*
-		 * -2: DROP DATABASE was interrupted, nobody can connect (15.4 and
-		 * later)
-		 */
+		/* -2: an interrupted DROP DATABASE left it (15.4 and later) */
 		if (form->datallowconn && !form->datistemplate && form->datconnlimit != -2)
 			note_database(form->oid);
 	}
