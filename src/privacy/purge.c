@@ -366,9 +366,11 @@ cdp_sql_purge_before(PG_FUNCTION_ARGS)
 	s.watermark = instant_argument(fcinfo);
 	workspace = cdp_workspace_of_caller(NULL);
 	s.workspace_id = workspace->id;
-	PreventCommandDuringRecovery("cdp.purge_before()");
 	if (!dry)
+	{
+		PreventCommandDuringRecovery("cdp.purge_before()");
 		cdp_require_read_committed("purge");
+	}
 	cdp_become_owner(&user);
 	PG_TRY();
 	{

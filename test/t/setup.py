@@ -62,7 +62,7 @@ def callers_settings(server):
                     run_setup(c)
                 tap.ok(False, 'a schema of somebody else is refused')
             except psycopg.errors.InsufficientPrivilege as e:
-                tap.same(e.diag.message_hint, 'Rename or drop it.', 'a schema of somebody else is refused')
+                tap.same(e.diag.message_hint, 'If it was restored with --no-owner, restore it without. Else rename or drop it.', 'a schema of somebody else is refused')
             tap.same(settings(c), before, 'settings are back after an error in a subtransaction')
         c.execute('DROP SCHEMA cdp_data')
         notices = run_setup(c)
