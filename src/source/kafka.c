@@ -423,29 +423,37 @@ destroy_library(void *rk)
 
 /*
  * The library joins its threads, one of which may be resolving a name: wait
- * until then, and leave them to the end of the process.
+ * until then, and leave them to the end of the process.  False: they go on, and
+ * may still call us back.
  */
-static void
+static bool
 stop_library(rd_kafka_t *rk, const struct timespec *until)
 {
 	sigset_t	all,
 				before;
 	pthread_t	thread;
+	bool		stopped = false;
 
 	if (rk == NULL)
-		return;
+		return true;
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &before);
-	if (pthread_create(&thread, NULL, destroy_library, rk) == 0 &&
-		pthread_timedjoin_np(thread, NULL, until) != 0)
-		pthread_detach(thread);
+	if (pthread_create(&thread, NULL, destroy_library, rk) == 0)
+	{
+		stopped = pthread_timedjoin_np(thread, NULL, until) == 0;
+		if (!stopped)
+			pthread_detach(thread);
+	}
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return stopped;
 }
 
-static void
+/* false: something of the library goes on, which knows the consumer */
+static bool
 stop_handles(CdpConsumer *c)
 {
 	struct timespec until;
+	bool		stopped;
 
 	clock_gettime(CLOCK_REALTIME, &until);
 	until.tv_sec += CLOSE_MS / 1000;
@@ -454,9 +462,10 @@ stop_handles(CdpConsumer *c)
 		rd_kafka_queue_io_event_enable(c->queue, -1, NULL, 0);
 		rd_kafka_queue_destroy(c->queue);
 	}
-	stop_library(c->rk, &until);
-	if (c->asker == NULL || asker_stop(c->asker, &until))
-		stop_library(c->askee, &until);
+	stopped = stop_library(c->rk, &until);
+	if (c->asker && !asker_stop(c->asker, &until))
+		return false;
+	return stop_library(c->askee, &until) && stopped;
 }
 
 /* gives back what was handed out, or everything that was taken */
@@ -483,18 +492,21 @@ kafka_release(CdpConsumer *c)
 static void
 kafka_close(CdpConsumer *c)
 {
+	bool		stopped;
+
 	if (c == NULL)
 		return;
 	drop_kept(c, c->nkept);
 	if (c->list)
 		rd_kafka_topic_partition_list_destroy(c->list);
-	stop_handles(c);
+	stopped = stop_handles(c);
 	close(c->wakeup[0]);
 	close(c->wakeup[1]);
 	free(c->kept);
 	free(c->found);
 	free(c->assigned);
-	free(c);
+	if (stopped)				/* else its callbacks still write here */
+		free(c);
 }
 
 /* a consumer without partitions; NULL with a text when an option is wrong.  Reaches no broker. */
