@@ -85,7 +85,7 @@ PG_MODULE_MAGIC;
 /* limits of what is fetched ahead; the source may choose others */
 static const char *const default_options[][2] = {
 	{"queued.min.messages", "50000"},	/* at the most, in spite of its name */
-	{"queued.max.messages.kbytes", "32768"},
+	{"queued.max.messages.kbytes", "20480"},
 	{"message.max.bytes", "500000"},	/* only the least value of the next; messages may be bigger */
 	{"fetch.max.bytes", "524288"},	/* compressed; a bigger one is not faster */
 	{"fetch.message.max.bytes", "131072"},	/* the same of one partition */
