@@ -38,6 +38,8 @@ PROGRAM_SECONDS = 1500          # one program of a suite; the whole of make chec
 SOAK_SECONDS = 6 * 3600
 ORACLE_RUNS = 200
 SOAK_ORACLE_RUNS = 2000
+FAILURE_LINES = 8               # of each failure in the last summary
+LINE_LENGTH = 300
 SANITIZER = '-fsanitize=undefined -fno-sanitize-recover=all'
 OUR_FRAME = re.compile(r'/cdp(_kafka)?\.so\)| cdp_')
 
@@ -57,6 +59,7 @@ class Suite:
         self.failed += failed
         if failed:
             print(f'--- {self.name}/{name}: {passed} passed, {failed} failed\n{output}', flush=True)
+            self.check.failures.append(f'{self.name}/{name}: {passed} passed, {failed} failed\n' + failed_lines(output))
         else:
             print(f'    {self.name}/{name}: {passed} passed', flush=True)
 
@@ -74,6 +77,7 @@ class Check:
         self.source = os.path.join(self.directory, 'source')
         self.shared_server = None
         self.shared_broker = None
+        self.failures = []
 
     def wanted(self, suite, name):
         """True when the test was chosen, or its suite, or everything."""
@@ -121,6 +125,15 @@ def valgrind_command(directory):
     """Prefix that runs the postmaster and its children under valgrind."""
     return ['valgrind', '--quiet', '--trace-children=yes', '--leak-check=no', '--num-callers=30',
             '--log-file=' + os.path.join(directory, 'pg', 'valgrind-%p.log')]
+
+
+def failed_lines(output):
+    """What failed in a program's output, with what it says of each; else its end."""
+    lines = output.splitlines()
+    bad = [n for n, line in enumerate(lines) if re.match(r'not ok\b|FAIL|.*\.\.\. FAILED', line)]
+    kept = {k for n in bad for k in range(n, min(n + FAILURE_LINES, len(lines)))
+            if k == n or not re.match(r'ok\b', lines[k])}
+    return '\n'.join('    ' + lines[k][:LINE_LENGTH] for k in sorted(kept) or range(max(0, len(lines) - FAILURE_LINES), len(lines)))
 
 
 def tap_counts(output, status):
@@ -297,6 +310,12 @@ def show_server_log(check, failed):
         print('--- crashes and end of the shared server\'s log\n' + ''.join(crashes + lines[-60:]))
 
 
+def show_failures(check):
+    """What failed, once more: who sees only the end of the output sees it, too."""
+    if check.failures:
+        print('--- failed\n' + '\n'.join(check.failures))
+
+
 def main():
     """Parse the arguments, run, print the one line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -311,6 +330,7 @@ def main():
         print(f'{"build":10} {time.monotonic() - began:.1f} s', flush=True)
         passed, failed = run_suites(check)
         show_server_log(check, failed)
+        show_failures(check)
     except Exception as e:
         print(e)
         passed, failed = 0, 1
