@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -27,6 +28,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "catalog.h"
 
@@ -250,6 +252,33 @@ Oid
 cdp_owner_role(void)
 {
 	return get_role_oid(CDP_OWNER_ROLE, false);
+}
+
+static Oid
+relation_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner = InvalidOid;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+		ReleaseSysCache(tuple);
+	}
+	return owner;
+}
+
+void
+cdp_owner_require(void)
+{
+	Oid			owner = cdp_owner_role();
+
+	for (int t = 0; t < CDP_T_COUNT; t++)
+		if (relation_owner(cdp_table(t)) != owner)
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("table \"%s\" does not belong to %s", table_names[t], CDP_OWNER_ROLE),
+					 errhint("Give the tables of cdp_data back: ALTER TABLE ... OWNER TO cdp_owner.")));
 }
 
 /*

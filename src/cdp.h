@@ -120,6 +120,7 @@ extern bool cdp_is_set_up(void);
 /* raises when library, extension and tables are of different versions; cheap once checked */
 extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
+extern void cdp_owner_require(void);	/* raises when the tables belong to somebody else */
 extern Oid	cdp_caller_role(void);	/* whose workspace, masks and rights count */
 
 /* setup.c: whose data is it? */

@@ -267,8 +267,8 @@ report_slots(Report *r)
 		say(r, "ok", "worker_slots", "there are worker slots for all that should run", NULL);
 }
 
-/* In a subtransaction, because what is missing is an error elsewhere. */
-static void
+/* Whether it is met; in a subtransaction, because what is missing is an error elsewhere. */
+static bool
 report_requirement(Report *r, const char *item, void (*require) (void), const char *good)
 {
 	MemoryContext cxt = CurrentMemoryContext;
@@ -296,6 +296,7 @@ report_requirement(Report *r, const char *item, void (*require) (void), const ch
 		say(r, "error", item, error->message, error->hint);
 	else
 		say(r, "ok", item, good, NULL);
+	return error == NULL;
 }
 
 static char *
@@ -620,6 +621,21 @@ report_workers(Report *r)
 	report_slots(r);
 }
 
+/* What only the owner of the tables can read. */
+static void
+report_tables(Report *r)
+{
+	SPI_connect();
+	if (!RecoveryInProgress())
+		report_sources(r);
+	report_parked(r);
+	report_recompute(r);
+	report_purge(r);
+	report_erasure(r);
+	report_snapshots(r);
+	SPI_finish();
+}
+
 PG_FUNCTION_INFO_V1(cdp_sql_server_status);
 
 Datum
@@ -638,17 +654,10 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	}
 	say(&r, "ok", "preload", "the library was preloaded", NULL);
 	report_workers(&r);
-	report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
-	report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
+	(void) report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
+	(void) report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
 	report_workspace(&r);
-	SPI_connect();
-	if (!RecoveryInProgress())
-		report_sources(&r);
-	report_parked(&r);
-	report_recompute(&r);
-	report_purge(&r);
-	report_erasure(&r);
-	report_snapshots(&r);
-	SPI_finish();
+	if (report_requirement(&r, "owner", cdp_owner_require, "the tables belong to cdp_owner"))
+		report_tables(&r);
 	return (Datum) 0;
 }

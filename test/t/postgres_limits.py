@@ -107,6 +107,73 @@ def ingest_fails(s, sqlstate, what):
         tap.same(e.sqlstate, sqlstate, what)
 
 
+OF_FULL = 2000                  # events of the person who is forgotten, as many are purged
+YEAR_MS = 365 * 86400 * 1000
+
+
+def full_person(s):
+    """Somebody with many events now, and many of a year before: both are to go while there is no space."""
+    padding = 'x' * 1000
+    bodies = [segment.encode(segment.track(f'full-{kind}-{n}', n - age, userId='full-person', properties={'padding': padding})).decode()
+              for kind, age in (('new', 0), ('old', YEAR_MS)) for n in range(OF_FULL)]
+    s.server.rows('INSERT INTO cdp.inbox (message) SELECT unnest(%s::text[])', bodies)
+    s.client_rows += len(bodies)
+
+
+def ends_or_fails(s, sql, dbname='cdp'):
+    """The answer, or nothing when there was no space for it; no other error."""
+    try:
+        return s.server.value(sql, dbname=dbname)
+    except psycopg.Error as e:
+        tap.same(e.sqlstate, '53100', f'no space for "{sql[:60]} ..."')
+        return None
+
+
+PURGE = ("SELECT coalesce(sum(n::integer), 0)::integer FROM jsonb_each_text(cdp.purge_before("
+         f"'{segment.stamp(-YEAR_MS // 2)}', dry_run => {{}})->'event') e (partition, n)")
+FORGET = "SELECT cdp.forget('user_id', 'full-person', 'asked', dry_run => {})->'deleted'->'event'"
+
+
+def whole_or_not_at_all(s, what, sql):
+    """What failed for want of space has done nothing and works afterwards, what ended has done everything."""
+    expected = s.server.value(sql.format('true'))
+    done = ends_or_fails(s, sql.format('false'))
+    tap.note(f'{what} on a full disk: {done} of {expected}')
+    tap.same(s.server.value(sql.format('true')) if done is None else done, expected, f'{what} on a full disk: everything or nothing')
+    s.client_rows -= done or 0
+    return done
+
+
+def finish(s, what, sql, done):
+    """There is space again."""
+    if done is None:
+        s.client_rows -= s.server.value(sql.format('false'))
+    tap.ok(not s.server.value(sql.format('true')), f'{what}: nothing is left')
+
+
+def administration_on_full_disk(s, disk):
+    """cdp.forget(), cdp.purge_before() and cdp.setup() without space for them."""
+    full_person(s)
+    s.server.create_database('later', setup=False)
+    s.server.rows('CREATE EXTENSION cdp', dbname='later')
+    s.server.rows('CHECKPOINT')
+    with s.pour() as pour:
+        pour.flows()
+        disk.fill(0)
+        purged = whole_or_not_at_all(s, 'a purge', PURGE)
+        forgotten = whole_or_not_at_all(s, 'a forgetting', FORGET)
+        tap.same(ends_or_fails(s, 'SELECT cdp.setup()', 'later'), None, 'there is no space for new tables')
+        tap.same(s.server.value("SELECT to_regnamespace('cdp_data')", dbname='later'), None, 'none of them is there')
+        disk.empty()
+        finish(s, 'a purge', PURGE, purged)
+        finish(s, 'a forgetting', FORGET, forgotten)
+        s.server.rows('SELECT cdp.setup()', dbname='later')
+        s.server.rows('SELECT * FROM cdp.ingest(%s)', segment.encode(segment.track('later', 0, userId='later')).decode(), dbname='later')
+        tap.same(s.server.value('SELECT count(*) FROM cdp.event', dbname='later'), 1, 'set up when there is space')
+        s.server.rows('DROP DATABASE later', dbname='postgres')
+    s.judge('administration on a full disk')
+
+
 def data_full(s, disk):
     """No space where the tables are."""
     with s.pour() as pour:
@@ -183,8 +250,8 @@ def main():
     shutil.rmtree(log)
     os.symlink(wal.path, log)
     s.open()
-    for situation in (worker_slots, connections, locks, lambda s: data_full(s, data), lambda s: wal_full(s, wal), transaction_ids,
-                      big_numbers):
+    for situation in (worker_slots, connections, locks, lambda s: data_full(s, data),
+                      lambda s: administration_on_full_disk(s, data), lambda s: wal_full(s, wal), transaction_ids, big_numbers):
         situation(s)
     s.server.stop()
 

@@ -98,7 +98,7 @@ def hostile_settings(s):
         pour.flows()
         tap.ok(True, 'hostile settings: events go on')
         before = months(s.server)
-        with clock(s.server, (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=160)).isoformat()):
+        with clock(s.server, (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=330)).isoformat()):
             look_now(s.server)
             tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
         with s.server.connect(autocommit=False) as c:
@@ -225,6 +225,7 @@ def refusing_event_trigger(s):
     """Months cannot be made because somebody refuses all commands; whatever else maintenance does goes on."""
     s.server.rows("CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not today'; END$$")
     s.server.rows('CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION public.refuse()')
+    before = months(s.server)
     ahead = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=186)
     with s.pour() as pour, clock(s.server, ahead.isoformat()):
         pour.flows()
@@ -240,7 +241,76 @@ def refusing_event_trigger(s):
         tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'it is applied', good=lambda n: n == 0)
         tap.ok(True, 'what was parked is applied although no month can be made')
         s.server.rows('DROP EVENT TRIGGER refuse')
+        tap.wait_for(lambda: months(s.server), 'months are made when nobody refuses', good=lambda n: n > before)
     s.judge('an event trigger that refuses')
+
+
+def taken_names(s):
+    """What lies in the way of months: PostgreSQL lets no partition overlap one of ours; a table of a month's name can be taken away."""
+    last = s.server.value("SELECT cdp.last_partition_begins('event')")
+    try:
+        s.server.rows(f"CREATE TABLE cdp_data.event_ours PARTITION OF cdp_data.event FOR VALUES FROM ('{last}') TO ('{last + datetime.timedelta(days=9)}')")
+        tap.ok(False, 'a partition that overlaps is refused')
+    except psycopg.Error as e:
+        tap.same(e.sqlstate, '42P17', 'a partition that overlaps is refused')
+    name = f'event_{last:%Y%m}'
+    before = months(s.server)
+    with s.pour() as pour, clock(s.server, (last + datetime.timedelta(days=1)).isoformat()):
+        s.server.rows(f'CREATE TABLE cdp_data.{name} (ours integer)')
+        look_now(s.server)
+        tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'maintenance'"), 'the status says what is in the way',
+                     good=lambda text: name in text)
+        pour.flows()
+        tap.same(months(s.server), before, 'events go on, no month is made')
+        s.server.rows(f'DROP TABLE cdp_data.{name}')
+        tap.wait_for(lambda: months(s.server), 'months are made when it is gone', good=lambda n: n > before)
+    s.judge('a table of the name of a month')
+
+
+def owner_lost(s):
+    """The owner of the tables has another name for a while, or they have another owner."""
+    def shown(message):
+        tap.wait_for(lambda: s.server.rows("SELECT severity, message FROM cdp.status WHERE item = 'owner'"), 'the status says so',
+                     good=lambda rows: rows == [('error', message)])
+
+    with s.pour() as pour:
+        for change, message, back in (
+                ('ALTER ROLE cdp_owner RENAME TO someone', 'role "cdp_owner" does not exist', 'ALTER ROLE someone RENAME TO cdp_owner'),
+                ('ALTER TABLE cdp_data.profile OWNER TO postgres', 'table "profile" does not belong to cdp_owner',
+                 'ALTER TABLE cdp_data.profile OWNER TO cdp_owner')):
+            pour.flows()
+            s.server.rows(change)
+            shown(message)
+            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            s.server.rows(back)
+    s.judge('the owner of the tables was lost for a while')
+
+
+def clock_by_a_year(s, wall):
+    """The clock is wrong by a year, for a while: back first, since afterwards nothing is stamped before what has been."""
+    for days in (-400, 400):
+        before = months(s.server)
+        with s.pour() as pour:
+            pour.flows()
+            wall.shift(days * DAY)
+            pour.flows()
+            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            pour.flows()
+            if days > 0:
+                tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
+            s.server.stop()
+            s.server.start()
+            pour.flows()
+            wall.shift(0)
+            pour.flows()
+        s.judge(f'the clock, wrong by {days:+} days for a while')
+    s.server.stop()
+    s.server.start()
+    with s.pour() as pour:
+        pour.flows()
+    s.judge('a restart with the right clock')
+    tap.ok(s.server.value("SELECT clock_floor > now() + interval '390 days' FROM cdp_data.instance"),
+           'batches are stamped with the last instant until the clock has caught up')
 
 
 def clock_steps(s, wall):
@@ -269,8 +339,10 @@ def main():
     s.server.wrapper = wall.wrapper
     s.open()
     clock_steps(s, wall)
-    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, hostile_settings):
+    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, taken_names, owner_lost,
+                      hostile_settings):
         situation(s)
+    clock_by_a_year(s, wall)
     s.server.stop()
 
 
