@@ -16,7 +16,9 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -25,6 +27,7 @@
 #define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
 #define OLD_PURGE_S 60			/* what was purged before, and may be left, is not looked for */
+#define LOCK_TIMEOUT_MS 1000	/* for a table that somebody locks */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
 /* ---------------------------------------------------------------- workers and partitions */
@@ -267,9 +270,9 @@ report_slots(Report *r)
 		say(r, "ok", "worker_slots", "there are worker slots for all that should run", NULL);
 }
 
-/* Whether it is met; in a subtransaction, because what is missing is an error elsewhere. */
-static bool
-report_requirement(Report *r, const char *item, void (*require) (void), const char *good)
+/* The error that a function raises, or NULL; in a subtransaction, so that the report goes on. */
+static ErrorData *
+attempt(void (*function) (void *), void *arg)
 {
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -279,7 +282,7 @@ report_requirement(Report *r, const char *item, void (*require) (void), const ch
 	MemoryContextSwitchTo(cxt);
 	PG_TRY();
 	{
-		require();
+		function(arg);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
@@ -292,6 +295,29 @@ report_requirement(Report *r, const char *item, void (*require) (void), const ch
 	PG_END_TRY();
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = owner;
+	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	return error;
+}
+
+typedef struct Requirement
+{
+	void		(*require) (void);
+} Requirement;
+
+static void
+call_requirement(void *arg)
+{
+	((Requirement *) arg)->require();
+}
+
+/* Whether it is met. */
+static bool
+report_requirement(Report *r, const char *item, void (*require) (void), const char *good)
+{
+	Requirement requirement = {require};
+	ErrorData  *error = attempt(call_requirement, &requirement);
+
 	if (error)
 		say(r, "error", item, error->message, error->hint);
 	else
@@ -623,8 +649,10 @@ report_workers(Report *r)
 
 /* What only the owner of the tables can read. */
 static void
-report_tables(Report *r)
+read_tables(void *arg)
 {
+	Report	   *r = arg;
+
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(r);
@@ -636,6 +664,28 @@ report_tables(Report *r)
 	SPI_finish();
 }
 
+static void
+report_tables(Report *r)
+{
+	ErrorData  *error = attempt(read_tables, r);
+
+	if (error)
+		say(r, error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? "warning" : "error", "tables",
+			psprintf("not all tables of cdp could be looked at: %s", error->message),
+			"Rows are missing here. Look into pg_locks for who locks tables of cdp_data.");
+	else
+		say(r, "ok", "tables", "the tables can be read", NULL);
+}
+
+/* Who asks what is wrong does not wait for who locks the tables. */
+static void
+wait_no_longer(void)
+{
+	if (LockTimeout == 0 || LockTimeout > LOCK_TIMEOUT_MS)
+		(void) set_config_option("lock_timeout", psprintf("%d", LOCK_TIMEOUT_MS), PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
 PG_FUNCTION_INFO_V1(cdp_sql_server_status);
 
 Datum
@@ -643,6 +693,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	Report		r;
+	int			nest;
 
 	InitMaterializedSRF(fcinfo, 0);
 	r = (Report) {rsinfo->setResult, rsinfo->setDesc};
@@ -653,11 +704,14 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 	say(&r, "ok", "preload", "the library was preloaded", NULL);
+	nest = NewGUCNestLevel();
+	wait_no_longer();
 	report_workers(&r);
 	(void) report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
 	(void) report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
 	report_workspace(&r);
 	if (report_requirement(&r, "owner", cdp_owner_require, "the tables belong to cdp_owner"))
 		report_tables(&r);
+	AtEOXact_GUC(true, nest);
 	return (Datum) 0;
 }

@@ -51,6 +51,9 @@ def locked(s, table, begins, ends, shown=None):
                 tap.wait_for(lambda: s.server.value('SELECT severity FROM cdp.status WHERE item = %s', shown), 'the status says so, too',
                              good=lambda severity: severity == 'warning')
             else:
+                tap.same(s.server.rows("SELECT severity, message FROM cdp.status WHERE item = 'tables'"),
+                         [('warning', 'not all tables of cdp could be looked at: canceling statement due to lock timeout')],
+                         f'{table} is locked: the status does not wait for it')
                 pour.flows()
                 tap.ok(True, f'{table} is locked: events go on')
         pour.flows()
