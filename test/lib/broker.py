@@ -128,6 +128,12 @@ class Kafka:
         machine.run([*self.java, 'kafka.admin.ConfigCommand', '--bootstrap-server', self.address, '--alter',
                      '--add-config', f'{mechanism}=[password={password}]', '--entity-type', 'users', '--entity-name', user])
 
+    def throttle(self, bytes_per_second):
+        """What each client may read at most; None: as much as it can."""
+        change = ['--add-config', f'consumer_byte_rate={bytes_per_second}'] if bytes_per_second else ['--delete-config', 'consumer_byte_rate']
+        machine.run([*self.java, 'kafka.admin.ConfigCommand', '--bootstrap-server', self.address, '--alter', *change,
+                     '--entity-type', 'clients', '--entity-default'])
+
     def delete_topic(self, name):
         """Delete a topic; its files go a moment later."""
         admin = self.admin()

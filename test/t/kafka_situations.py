@@ -11,6 +11,8 @@ import world as worlds  # noqa: E402
 
 UTC = datetime.timezone.utc
 BIG = 900 * 1000
+THROTTLED = 200 * 1000          # bytes a second; 40 s for the messages of SIZE
+SIZE = 10 * 1000
 
 
 def horizon_while_waiting(world, statement, what, expected):
@@ -186,6 +188,26 @@ def broker_away(world):
     tap.same(world.ids('away'), ['away-1', 'away-2'], 'everything is stored once')
 
 
+def throttled(world):
+    """The broker lets its clients read little: it takes longer, and is no error."""
+    world.kafka.create_topic('throttled', 1)
+    world.source('throttled')
+    mark = world.server.log_mark()
+    world.kafka.throttle(THROTTLED)
+    producer = world.kafka.producer()
+    ids = sorted(f'throttled-{n:04}' for n in range(40 * THROTTLED // SIZE))
+    for message_id in ids:
+        producer.send('throttled', segment.encode(segment.track(message_id, userId='u', properties={'padding': 'x' * SIZE})))
+    producer.flush()
+    got = tap.wait_for(lambda: world.ids('throttled'), 'some are stored')
+    tap.ok(len(got) < len(ids), 'the broker lets the worker wait for the others', len(got))
+    tap.same(world.server.rows("SELECT severity FROM cdp.status WHERE item = 'source throttled'"), [('ok',)], 'which is no error')
+    world.kafka.throttle(None)
+    world.caught_up('throttled', 'it goes on when it may')
+    tap.same(world.ids('throttled'), ids, 'all messages are stored')
+    tap.ok('throttled' not in world.server.log_after(mark), 'the log has nothing of it', world.server.log_after(mark))
+
+
 def pause_and_drop(world):
     """pause_source stops, resume_source goes on, drop_source leaves the events."""
     world.kafka.create_topic('paused', 1)
@@ -209,7 +231,7 @@ def main():
     """All checks over one server and one broker."""
     worlds.run(worlds.World('kafka'), (
         topic_created_later, partitions_added, many_partitions, workers_in_trouble, null_values, keys_and_headers, time_stamp_types,
-        compressions, big_messages, broker_away, pause_and_drop))
+        compressions, big_messages, broker_away, throttled, pause_and_drop))
 
 
 tap.main(main)
