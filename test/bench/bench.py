@@ -22,6 +22,7 @@ import broker    # noqa: E402
 import latency   # noqa: E402
 import machine   # noqa: E402
 import postgres  # noqa: E402
+import segment   # noqa: E402
 import tap       # noqa: E402
 import workload  # noqa: E402
 
@@ -31,6 +32,7 @@ STEP = 1_000_000                # events per step while the database grows
 TOKENS = 1_000_000              # of forgotten identifiers
 FORGOTTEN, FORGOTTEN_EVENTS = 9, 1000
 QUIET_EVENTS = 400
+ONE_ROW_STATEMENTS = 5000
 IDLE_SECONDS = 60
 WAIT = '1 hour'
 CSV = "WITH (FORMAT csv, QUOTE e'\\x01', DELIMITER e'\\x02')"
@@ -188,6 +190,19 @@ def quiet(bench):
         bench.facts[f'produced to visible at 20 events/s, p{p}, ms'] = round(latency.percentile(taken, p), 1)
 
 
+def one_row(bench):
+    """What a statement of one row costs the engine, for people who are known."""
+    bench.database()
+    with bench.server.connect('bench') as connection:
+        for row in range(ONE_ROW_STATEMENTS):
+            if row == ONE_ROW_STATEMENTS // 10:
+                connection.execute('SELECT cdp.reset_stage_stats()')
+            body = segment.encode(segment.track(f'row-{row}', row, userId=f'row-{row % 100}', context=segment.CONTEXT))
+            connection.execute('INSERT INTO cdp.inbox (message) VALUES (%s)', [body.decode()], prepare=True)
+        cost = connection.execute("SELECT mean_us FROM cdp.stage_stats WHERE stage = 'apply'").fetchone()[0]
+    bench.facts['a statement of one row, us of engine time'] = round(cost)
+
+
 def vacuum(bench, change):
     """Turn PostgreSQL's own off, or on again."""
     bench.server.rows('ALTER SYSTEM ' + change, dbname='postgres')
@@ -273,7 +288,7 @@ def recovery(bench):
 
 
 MEASUREMENTS = {'copy': plain_copy, 'one': kafka_one, 'tokens': tokens, 'two': kafka_two, 'inbox': inbox, 'hand': by_hand}
-ONCE = {'quiet': quiet, 'idle': idle, 'recovery': recovery, 'grow': grow, 'forget': forget}
+ONCE = {'quiet': quiet, 'row': one_row, 'idle': idle, 'recovery': recovery, 'grow': grow, 'forget': forget}
 
 
 def report(bench):

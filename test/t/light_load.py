@@ -1,4 +1,4 @@
-"""Under light load an event is visible within milliseconds; an idle server does nothing."""
+"""Under light load every event is visible by itself; an idle server does nothing."""
 import os
 import sys
 import time
@@ -12,10 +12,6 @@ import segment   # noqa: E402
 import tap       # noqa: E402
 
 EVENTS = 200
-LATENCY_ROUNDS = 3
-P99_MS = 50
-ROUNDS, ROWS = 4, 500
-ROW_US = 300
 IDLE_SECONDS = 10
 IDLE_CPU_SECONDS = 0.2
 IDLE_ROUNDS = 3
@@ -23,27 +19,10 @@ IDLE_WAL_BYTES = 200
 
 
 def light_load(server, producer):
-    """Produced to visible; the best of some rounds, the machine being shared."""
-    rounds = []
-    while len(rounds) < LATENCY_ROUNDS and not (rounds and min(rounds) <= P99_MS):
-        taken = latency.measure(server, producer, 'quiet', EVENTS, f'quiet-{len(rounds)}')
-        rounds.append(latency.percentile(taken, 99))
-        tap.note(f'produced to visible: p50 {latency.percentile(taken, 50):.1f} ms, p99 {rounds[-1]:.1f} ms')
-    tap.ok(min(rounds) <= P99_MS, f'p99 is at most {P99_MS} ms at 20 events/s', rounds)
-
-
-def one_row_statements(server):
-    """What a statement of one row costs the engine, for people who are known; the best of some rounds, the machine being shared."""
-    costs = []
-    with server.connect() as connection:
-        for n in range(ROUNDS):
-            connection.execute('SELECT cdp.reset_stage_stats()')
-            for row in range(ROWS):
-                body = segment.encode(segment.track(f'row-{n}-{row}', row, userId=f'row-{row % 100}', context=segment.CONTEXT))
-                connection.execute('INSERT INTO cdp.inbox (message) VALUES (%s)', [body.decode()], prepare=True)
-            costs.append(connection.execute("SELECT mean_us FROM cdp.stage_stats WHERE stage = 'apply'").fetchone()[0])
-    tap.ok(min(costs) <= ROW_US, f'a statement of one row costs at most {ROW_US} us of engine time', costs)
-    tap.note(f'{min(costs):.0f} us')
+    """Every event arrives by itself; how fast is measured by test/bench."""
+    taken = latency.measure(server, producer, 'quiet', EVENTS)
+    tap.same(len(taken), EVENTS, 'every event is visible')
+    tap.note(f'produced to visible: p50 {latency.percentile(taken, 50):.1f} ms, p99 {latency.percentile(taken, 99):.1f} ms')
 
 
 def silence(server, pids):
@@ -60,7 +39,7 @@ def silence(server, pids):
 
 
 def main():
-    """Latency first, then the cost of one row, then silence."""
+    """Light load first, then silence."""
     directory = machine.fresh_directory('light')
     server = postgres.Server(postgres.installation(), directory, autovacuum='off', checkpoint_timeout='1h').start()
     server.create_database()
@@ -72,7 +51,6 @@ def main():
     light_load(server, producer)
 
     tap.ok(server.value("SELECT cdp.wait_for_source('quiet', '30 s')"), 'all is consumed')
-    one_row_statements(server)
     pids = server.pids('cdp', dbname='cdp')
     tap.ok(len(pids) >= 2, 'maintenance and source worker run', pids)
     # the floor of the clock is kept once after the last batch: from then on nothing is to be written
