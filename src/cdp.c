@@ -19,6 +19,7 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "event/filter.h"
@@ -36,6 +37,7 @@ void		_PG_init(void);
 
 int			cdp_batch_rows = 20000;
 int			cdp_batch_bytes = 16 * KB_PER_MB;
+Size		cdp_batch_block = ALLOCSET_DEFAULT_MAXSIZE;
 int			cdp_recent_memory = 32 * KB_PER_MB;
 int			cdp_max_message_kb = 1 * KB_PER_MB;
 int			cdp_parked_limit_mb = 1024;

@@ -55,6 +55,8 @@ cdp_str(const char *cstring)
 
 extern int	cdp_batch_rows;		/* events per batch at the most */
 extern int	cdp_batch_bytes;	/* kB of raw messages per batch */
+extern Size cdp_batch_block;	/* bytes of the largest block of memory of a batch; set by workers */
+#define CDP_BATCH_SIZES 0, ALLOCSET_DEFAULT_INITSIZE, cdp_batch_block
 extern int	cdp_recent_memory;	/* kB in which a source worker remembers people */
 extern int	cdp_max_message_kb;
 extern int	cdp_parked_limit_mb;

@@ -60,7 +60,7 @@ static void
 open_work(CdpWork *w, CdpBatch *batch, const CdpWorkspace *workspace)
 {
 	w->batch = batch;
-	w->cxt = AllocSetContextCreate(batch->cxt, "cdp attempt", ALLOCSET_DEFAULT_SIZES);
+	w->cxt = AllocSetContextCreate(batch->cxt, "cdp attempt", CDP_BATCH_SIZES);
 	MemoryContextSwitchTo(w->cxt);
 	w->workspace_id = workspace->id;
 	w->policy = &workspace->policy;
@@ -431,7 +431,7 @@ cdp_require_read_committed(const char *what)
 static CdpBatch *
 make_batch(CdpSource *source, CdpMessage *messages, int n)
 {
-	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "cdp batch", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext cxt = AllocSetContextCreate(CurrentMemoryContext, "cdp batch", CDP_BATCH_SIZES);
 	CdpBatch   *batch = MemoryContextAllocZero(cxt, sizeof(CdpBatch));
 
 	batch->cxt = cxt;

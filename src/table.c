@@ -88,7 +88,7 @@ cdp_rel_open_leaf(Oid relid, Relation parent)
 	r->row = table_slot_create(r->rel, NULL);
 	r->fresh = MakeSingleTupleTableSlot(r->desc, &TTSOpsVirtual);
 	r->image = MakeSingleTupleTableSlot(r->desc, &TTSOpsHeapTuple);
-	r->tuples = AllocSetContextCreate(r->cxt, "cdp rows", ALLOCSET_DEFAULT_SIZES);
+	r->tuples = AllocSetContextCreate(r->cxt, "cdp rows", CDP_BATCH_SIZES);
 	return r;
 }
 

@@ -88,7 +88,7 @@ static const char *const default_options[][2] = {
 	{"queued.max.messages.kbytes", "20480"},
 	{"message.max.bytes", "500000"},	/* only the least value of the next; messages may be bigger */
 	{"fetch.max.bytes", "524288"},	/* compressed; a bigger one is not faster */
-	{"fetch.message.max.bytes", "131072"},	/* the same of one partition */
+	{"fetch.message.max.bytes", "65536"},	/* the same of one partition */
 	{"reconnect.backoff.max.ms", "1000"},
 	{"socket.timeout.ms", "30000"},
 	{"client.id", "cdp"},
