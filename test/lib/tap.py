@@ -47,12 +47,22 @@ def on_failure(function):
     _on_failure.append(function)
 
 
+def _is_good(value, good):
+    """A value that is not there yet need not be one that good can judge."""
+    try:
+        return good(value)
+    except TypeError:
+        if value is not None:
+            raise
+        return False
+
+
 def wait_for(probe, what, seconds=DEFAULT_SECONDS, good=bool):
     """Call probe until good(its value); return that value; raise with the last value at the deadline."""
     deadline = time.monotonic() + seconds
     while True:
         value = probe()
-        if good(value):
+        if _is_good(value, good):
             return value
         if time.monotonic() > deadline:
             raise TimeoutError(f'{what}: not within {seconds} s, last value {value!r}')
