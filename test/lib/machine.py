@@ -7,6 +7,7 @@ prevented by PR_SET_PDEATHSIG.
 """
 import atexit
 import ctypes
+import errno
 import glob
 import os
 import pwd
@@ -131,11 +132,17 @@ class SmallDisk:
         atexit.register(lambda: _libc.umount2(path.encode(), MNT_DETACH))   # before the directories are removed
 
     def fill(self, leave):
-        """Leave no more than so many bytes."""
-        with open(os.path.join(self.path, 'filler'), 'ab') as f:
-            while self.free() > leave:
-                f.write(bytes(min(1 << 20, self.free() - leave)))
-                f.flush()
+        """Leave no more than so many bytes, also where somebody else writes meanwhile."""
+        fd = os.open(os.path.join(self.path, 'filler'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        try:
+            while (more := self.free() - leave) > 0:
+                try:
+                    os.write(fd, bytes(min(1 << 20, more)))
+                except OSError as e:
+                    if e.errno != errno.ENOSPC:
+                        raise
+        finally:
+            os.close(fd)
 
     def free(self):
         """Bytes that are left."""
