@@ -66,6 +66,10 @@ class Shop:
         """With this, messages go on until the end of the block."""
         return Pour(self)
 
+    def end_workers(self):
+        """All but the launcher, which starts them again: PostgreSQL starts that one again, when its clock says so."""
+        self.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+
     def is_running(self, dbname='cdp'):
         """Every worker says so, and nothing in cdp.status is an error."""
         try:

@@ -129,11 +129,16 @@ def valgrind_command(directory):
 
 def failed_lines(output):
     """What failed in a program's output, with what it says of each; else its end."""
-    lines = output.splitlines()
-    bad = [n for n, line in enumerate(lines) if re.match(r'not ok\b|FAIL|.*\.\.\. FAILED', line)]
-    kept = {k for n in bad for k in range(n, min(n + FAILURE_LINES, len(lines)))
-            if k == n or not re.match(r'ok\b', lines[k])}
-    return '\n'.join('    ' + lines[k][:LINE_LENGTH] for k in sorted(kept) or range(max(0, len(lines) - FAILURE_LINES), len(lines)))
+    kept, left = [], 0
+    for line in output.splitlines():
+        if re.match(r'not ok\b|.*\.\.\. FAILED', line):
+            left = FAILURE_LINES
+        elif re.match(r'ok\b', line):
+            left = 0
+        if left > 0:
+            kept.append(line)
+            left -= 1
+    return '\n'.join('    ' + line[:LINE_LENGTH] for line in kept or output.splitlines()[-FAILURE_LINES:])
 
 
 def tap_counts(output, status):

@@ -11,7 +11,7 @@ import postgres  # noqa: E402
 import segment   # noqa: E402
 import tap       # noqa: E402
 
-EVENTS = 200
+EVENTS, WARM_EVENTS = 200, 20
 IDLE_SECONDS = 10
 IDLE_CPU_SECONDS = 0.2
 IDLE_ROUNDS = 3
@@ -21,7 +21,6 @@ IDLE_WAL_BYTES = 200
 def light_load(server, producer):
     """Every event arrives by itself; how fast is measured by test/bench."""
     taken = latency.measure(server, producer, 'quiet', EVENTS)
-    tap.same(len(taken), EVENTS, 'every event is visible')
     tap.note(f'produced to visible: p50 {latency.percentile(taken, 50):.1f} ms, p99 {latency.percentile(taken, 99):.1f} ms')
 
 
@@ -47,10 +46,11 @@ def main():
     kafka.create_topic('quiet', 4)
     server.rows("SELECT cdp.create_source('quiet', brokers => %s, topics => '{quiet}')", kafka.address)
     producer = kafka.producer(linger__ms=0)
-    latency.measure(server, producer, 'quiet', 20, 'warm')
+    latency.measure(server, producer, 'quiet', WARM_EVENTS, 'warm')
     light_load(server, producer)
 
     tap.ok(server.value("SELECT cdp.wait_for_source('quiet', '30 s')"), 'all is consumed')
+    tap.same(server.rows('SELECT count(*), count(DISTINCT message_id) FROM cdp.event'), [(EVENTS + WARM_EVENTS,) * 2], 'and stored once')
     pids = server.pids('cdp', dbname='cdp')
     tap.ok(len(pids) >= 2, 'maintenance and source worker run', pids)
     # the floor of the clock is kept once after the last batch: from then on nothing is to be written

@@ -62,6 +62,11 @@ def months(server):
     return server.value("SELECT count(*) FROM pg_inherits WHERE inhparent = 'cdp_data.event'::regclass")
 
 
+def when_due(server):
+    """An instant at which more months are to be made."""
+    return (server.value("SELECT cdp.last_partition_begins('event')") + datetime.timedelta(days=1)).isoformat()
+
+
 def look_now(server):
     """The maintenance worker makes months when it starts, then once a minute."""
     server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'cdp maintenance'")
@@ -83,6 +88,7 @@ def hostile_settings(s):
     """Workers do all their work whatever a database or role sets."""
     for statement in HOSTILE_SCHEMA.split(';\n'):
         s.server.rows(statement)
+    due = when_due(s.server)
     # from 17 on
     has_more = s.server.value("SELECT count(*) FROM pg_settings WHERE name = 'transaction_timeout'")
     more = {'transaction_timeout': '0'} if has_more else {}
@@ -98,7 +104,7 @@ def hostile_settings(s):
         pour.flows()
         tap.ok(True, 'hostile settings: events go on')
         before = months(s.server)
-        with clock(s.server, (datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=330)).isoformat()):
+        with clock(s.server, due):
             look_now(s.server)
             tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
         with s.server.connect(autocommit=False) as c:
@@ -199,13 +205,12 @@ def months_beside_readers(s):
     """A default partition, and a reader that stays, while months are to be made."""
     s.server.rows('CREATE TABLE cdp_data.event_ours PARTITION OF cdp_data.event DEFAULT')
     before = months(s.server)
-    ahead = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=93)
     with s.pour() as pour:
         pour.flows()
         with s.server.connect(autocommit=False) as reader:
             reader.execute('SELECT count(*) FROM cdp.event')
             mark = s.server.log_mark()
-            with clock(s.server, ahead.isoformat()):
+            with clock(s.server, when_due(s.server)):
                 look_now(s.server)
                 tap.wait_for(lambda: 'waits with making partitions' in s.server.log_after(mark), 'months wait for a reader')
                 pour.flows()
@@ -226,8 +231,7 @@ def refusing_event_trigger(s):
     s.server.rows("CREATE FUNCTION public.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not today'; END$$")
     s.server.rows('CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION public.refuse()')
     before = months(s.server)
-    ahead = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(days=186)
-    with s.pour() as pour, clock(s.server, ahead.isoformat()):
+    with s.pour() as pour, clock(s.server, when_due(s.server)):
         pour.flows()
         look_now(s.server)
         tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'maintenance'"), 'the status says why no month is made',
@@ -255,7 +259,7 @@ def taken_names(s):
         tap.same(e.sqlstate, '42P17', 'a partition that overlaps is refused')
     name = f'event_{last:%Y%m}'
     before = months(s.server)
-    with s.pour() as pour, clock(s.server, (last + datetime.timedelta(days=1)).isoformat()):
+    with s.pour() as pour, clock(s.server, when_due(s.server)):
         s.server.rows(f'CREATE TABLE cdp_data.{name} (ours integer)')
         look_now(s.server)
         tap.wait_for(lambda: s.server.value("SELECT message FROM cdp.status WHERE item = 'maintenance'"), 'the status says what is in the way',
@@ -281,20 +285,20 @@ def owner_lost(s):
             pour.flows()
             s.server.rows(change)
             shown(message)
-            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            s.end_workers()
             s.server.rows(back)
     s.judge('the owner of the tables was lost for a while')
 
 
-def clock_by_a_year(s, wall):
-    """The clock is wrong by a year, for a while: back first, since afterwards nothing is stamped before what has been."""
-    for days in (-400, 400):
+def clock_by_years(s, wall):
+    """The clock is wrong by two years, for a while: back first, since afterwards nothing is stamped before what has been."""
+    for days in (-800, 800):
         before = months(s.server)
         with s.pour() as pour:
             pour.flows()
             wall.shift(days * DAY)
             pour.flows()
-            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            s.end_workers()
             pour.flows()
             if days > 0:
                 tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
@@ -309,7 +313,7 @@ def clock_by_a_year(s, wall):
     with s.pour() as pour:
         pour.flows()
     s.judge('a restart with the right clock')
-    tap.ok(s.server.value("SELECT clock_floor > now() + interval '390 days' FROM cdp_data.instance"),
+    tap.ok(s.server.value("SELECT clock_floor > now() + interval '790 days' FROM cdp_data.instance"),
            'batches are stamped with the last instant until the clock has caught up')
 
 
@@ -321,7 +325,7 @@ def clock_steps(s, wall):
             wall.shift(days * DAY)
             pour.flows()
             # not the launcher: PostgreSQL starts it again when the clock, set back, has caught up
-            s.server.rows("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('cdp source', 'cdp maintenance')")
+            s.end_workers()
             wall.shift((days - 1) * DAY)
             pour.flows()
         s.judge(f'the clock, set to {days:+} days and back by one')
@@ -342,7 +346,7 @@ def main():
     for situation in (open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, taken_names, owner_lost,
                       hostile_settings):
         situation(s)
-    clock_by_a_year(s, wall)
+    clock_by_years(s, wall)
     s.server.stop()
 
 
