@@ -22,7 +22,9 @@ SELECT cdp.create_source('shop', workers => 0);
 SELECT cdp.create_source('shop', options => '{"colour": "red"}');
 SELECT cdp.create_source('shop', options => '[1]');
 SELECT cdp.create_source('shop', options => '{"skew": "sometimes"}');
+\set SHOW_CONTEXT errors
 SELECT cdp.create_source('shop', options => '{"max_future": "soon"}');
+\set SHOW_CONTEXT never
 SELECT cdp.create_source('shop', options => '{"trust_received_at": "yes"}');
 -- of librdkafka's options those that are ours, and secrets, are refused
 SELECT cdp.create_source('shop', brokers => 'b:1', topics => '{t}', options => '{"client": {"group.id": "mine"}}');

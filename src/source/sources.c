@@ -94,6 +94,26 @@ is_one_of(const JsonbValue *v, const char *a, const char *b, const char *c)
 }
 
 /* Raises in the words of interval's input function when it is none. */
+/* callback: which option it is whose value interval_in() refuses */
+static void
+option_context(void *name)
+{
+	errcontext("value of source option \"%s\"", (const char *) name);
+}
+
+static Interval *
+interval_value(const char *name, const JsonbValue *v)
+{
+	ErrorContextCallback context = {.previous = error_context_stack,
+		.callback = option_context, .arg = unconstify(char *, name)};
+	Datum		i;
+
+	error_context_stack = &context;
+	i = DirectFunctionCall3(interval_in, CStringGetDatum(value_text(v)), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	error_context_stack = context.previous;
+	return DatumGetIntervalP(i);
+}
+
 static void
 check_interval(const char *name, const JsonbValue *v)
 {
@@ -103,8 +123,7 @@ check_interval(const char *name, const JsonbValue *v)
 		return;
 	if (v->type != jbvString)
 		refuse_option(name, "an interval or \"infinity\"");
-	i = DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(value_text(v)),
-											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	i = interval_value(name, v);
 	if (i->time < 0 || i->day < 0 || i->month < 0)
 		refuse_option(name, "an interval that is not negative, or \"infinity\"");
 }
