@@ -182,27 +182,47 @@ require_unlocked_tables(void)
 	}
 }
 
-int
-cdp_park_held(CdpEvent **events, int n)
+static int
+mark_held(CdpEvent **events, int n)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	Held		held = {0};
 	int64	   *identifiers;
-	int			count,
-				marked;
+	int			count;
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
 	require_unlocked_tables();
 	count = collect(events, n, &identifiers);
 	held.identifiers = palloc(Max(2 * count, 1) * sizeof(int64));
 	find_locked(&held, identifiers, count);
 	find_arriving(&held, identifiers, count);
 	qsort(held.identifiers, held.n, sizeof(int64), cdp_int64_order);
-	marked = mark(events, n, &held);
+	return mark(events, n, &held);
+}
+
+int
+cdp_park_held(CdpEvent **events, int n)
+{
+	MemoryContext cxt = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	volatile int marked = 0;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(cxt);
+	PG_TRY();
+	{
+		marked = mark_held(events, n);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
 	RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(cxt);
 	CurrentResourceOwner = owner;
+	if (error)
+		ReThrowError(error);	/* not from within: the session would wait for a ROLLBACK */
 	return marked;
 }

@@ -118,6 +118,7 @@ try_step(CdpSweep *s, Step step, void *arg, int ms)
 	MemoryContext cxt = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool done = true;
+	ErrorData  *error;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(cxt);
@@ -129,12 +130,13 @@ try_step(CdpSweep *s, Step step, void *arg, int ms)
 	}
 	PG_CATCH();
 	{
-		if (!cdp_is_lock_failure(geterrcode()))
-			PG_RE_THROW();
 		cdp_engine_instant = 0;
 		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
 		FlushErrorState();
 		RollbackAndReleaseCurrentSubTransaction();
+		if (!cdp_is_lock_failure(error->sqlerrcode))
+			ReThrowError(error);	/* not from within: the session would wait for a ROLLBACK */
 		done = false;
 	}
 	PG_END_TRY();
