@@ -12,6 +12,7 @@ import machine   # noqa: E402
 import postgres  # noqa: E402
 import segment   # noqa: E402
 import tap       # noqa: E402
+import psycopg   # noqa: E402
 
 from psycopg.types.json import Jsonb  # noqa: E402
 
@@ -309,12 +310,27 @@ def check_workspaces(server):
             tap.same(c.execute('SELECT count(*) FROM cdp.verify()').fetchone()[0], 0, f'{who}: cdp.verify() finds nothing')
 
 
+def check_canceled(server):
+    """A purge that is canceled while it waits leaves its session as it was."""
+    with server.connect() as other, server.connect() as officer:
+        other.execute('BEGIN; LOCK TABLE cdp_data.event IN ACCESS EXCLUSIVE MODE')
+        officer.execute("SET statement_timeout = '300ms'")
+        try:
+            officer.execute('SELECT cdp.purge_before(%s, dry_run => false)', [FIRST]).fetchall()
+            tap.ok(False, 'a purge is canceled')
+        except psycopg.errors.QueryCanceled:
+            tap.ok(True, 'a purge is canceled')
+        other.execute('ROLLBACK')
+        tap.same(officer.execute('SELECT 1').fetchall(), [(1,)], 'its session goes on')
+
+
 def main():
     """One server whose year is 2025, and one broker."""
     inst = postgres.installation()
     directory = machine.fresh_directory('purge')
     server = start(inst, directory)
     kafka = broker.Kafka(directory).start()
+    check_canceled(server)
     check_reader(server)
     check_odd_ids(server)
     check_held(server)
