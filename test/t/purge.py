@@ -12,8 +12,8 @@ import machine   # noqa: E402
 import postgres  # noqa: E402
 import segment   # noqa: E402
 import tap       # noqa: E402
-import psycopg   # noqa: E402
 
+import psycopg  # noqa: E402
 from psycopg.types.json import Jsonb  # noqa: E402
 
 MONTHS = 10
