@@ -274,6 +274,14 @@ extern bool cdp_parse_profile_id(CdpStr value, int64 *id);
 /* profile_id of the person with an identifier (strings end in a zero byte), 0: none (profile/find.c) */
 extern int64 cdp_find_profile(const CdpWorkspace *workspace, CdpStr namespace_name, CdpStr value);
 
+/* ---------------------------------------------------------------- subtransaction.c */
+
+/* true: what it did stays, false: it is rolled back, as with an error */
+typedef bool (*CdpInSubtransaction) (void *arg);
+
+/* the error that the function raised, copied where the caller allocates; NULL: none */
+extern ErrorData *cdp_in_subtransaction(CdpInSubtransaction function, void *arg);
+
 /* ---------------------------------------------------------------- key.c */
 
 /* both raise, naming the file, when the key file is missing or wrong */

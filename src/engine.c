@@ -32,7 +32,6 @@
 #include "storage/lmgr.h"
 #include "storage/proc.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -198,50 +197,43 @@ judge(const ErrorData *e)
 	}
 }
 
+typedef struct Attempt
+{
+	CdpWork    *w;
+	CdpBatch   *batch;
+	CdpEvent  **events;
+	int			n;
+	CdpHints   *hints;
+	bool		applied;
+} Attempt;
+
+static bool
+apply(void *arg)
+{
+	Attempt    *a = arg;
+
+	begin_work(a->w, a->batch, a->events, a->n);
+	a->applied = attempt(a->w, a->hints) == CDP_TRY_DONE;
+	if (a->applied)
+		end_work(a->w);
+	return a->applied;
+}
+
 /* one attempt; *error is set unless it was applied or ended by itself */
 static Verdict
 try_events(CdpBatch *batch, CdpEvent **events, int n, CdpHints *hints, ErrorData **error)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	CdpWork    *w = MemoryContextAllocZero(batch->cxt, sizeof(CdpWork));
-	volatile Verdict verdict = APPLIED;
+	Attempt		a = {w, batch, events, n, hints};
 
-	*error = NULL;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		begin_work(w, batch, events, n);
-		if (attempt(w, hints) == CDP_TRY_DONE)
-		{
-			end_work(w);
-			MemoryContextSwitchTo(cxt);
-			ReleaseCurrentSubTransaction();
-		}
-		else
-		{
-			MemoryContextSwitchTo(cxt);
-			RollbackAndReleaseCurrentSubTransaction();
-			verdict = SPOILED;
-		}
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(cxt);
-		*error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		verdict = judge(*error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
+	*error = cdp_in_subtransaction(apply, &a);
 	cdp_engine_instant = 0;
 	if (w->cxt)
 		MemoryContextDelete(w->cxt);
 	pfree(w);
-	return verdict;
+	if (*error)
+		return judge(*error);
+	return a.applied ? APPLIED : SPOILED;
 }
 
 /* ---------------------------------------------------------------- again, in halves, or not at all */

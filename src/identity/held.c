@@ -13,12 +13,10 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "storage/lmgr.h"
 #include "utils/lsyscache.h"
-#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/uuid.h"
 
@@ -182,47 +180,39 @@ require_unlocked_tables(void)
 	}
 }
 
-static int
-mark_held(CdpEvent **events, int n)
+typedef struct Asked
 {
+	CdpEvent  **events;
+	int			n;
+	int			marked;
+} Asked;
+
+/* false: its locks are given up */
+static bool
+mark_held(void *arg)
+{
+	Asked	   *a = arg;
 	Held		held = {0};
 	int64	   *identifiers;
 	int			count;
 
 	require_unlocked_tables();
-	count = collect(events, n, &identifiers);
+	count = collect(a->events, a->n, &identifiers);
 	held.identifiers = palloc(Max(2 * count, 1) * sizeof(int64));
 	find_locked(&held, identifiers, count);
 	find_arriving(&held, identifiers, count);
 	qsort(held.identifiers, held.n, sizeof(int64), cdp_int64_order);
-	return mark(events, n, &held);
+	a->marked = mark(a->events, a->n, &held);
+	return false;
 }
 
 int
 cdp_park_held(CdpEvent **events, int n)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
-	volatile int marked = 0;
+	Asked		a = {events, n};
+	ErrorData  *error = cdp_in_subtransaction(mark_held, &a);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		marked = mark_held(events, n);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
 	if (error)
-		ReThrowError(error);	/* not from within: the session would wait for a ROLLBACK */
-	return marked;
+		ReThrowError(error);
+	return a.marked;
 }

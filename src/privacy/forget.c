@@ -17,7 +17,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "access/xlog.h"
@@ -28,7 +27,6 @@
 #include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "identity/recent.h"
@@ -256,36 +254,24 @@ record(const Request *r, Outcome *o)
 	cdp_spi_end();
 }
 
+static bool
+apply(void *arg)
+{
+	Attempt    *a = arg;
+
+	cdp_apply_other(a->request->workspace->id, erase, a);
+	return a->outcome->done;
+}
+
 /* one attempt in a subtransaction, so that locks of a failed one are given up; the plan was read */
 static void
 attempt(const Request *r, Outcome *o)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
 	Attempt		a = {r, o};
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error;
 
 	o->counts = (CdpErasureCounts) {0};
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		cdp_apply_other(r->workspace->id, erase, &a);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		o->done = false;
-	}
-	PG_END_TRY();
-	if (o->done)
-		ReleaseCurrentSubTransaction();
-	else
-		RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
+	error = cdp_in_subtransaction(apply, &a);
 	if (error)
 		ReThrowError(error);
 }

@@ -25,7 +25,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
@@ -37,7 +36,6 @@
 #include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "catalog.h"
@@ -111,38 +109,38 @@ cdp_is_lock_failure(int sqlstate)
 
 typedef void (*Step) (CdpSweep *s, void *arg);
 
+typedef struct Attempt
+{
+	CdpSweep   *sweep;
+	Step		step;
+	void	   *arg;
+	int			ms;
+} Attempt;
+
+static bool
+take_step(void *arg)
+{
+	Attempt    *a = arg;
+
+	cdp_set_lock_timeout(a->ms);
+	a->step(a->sweep, a->arg);
+	return true;
+}
+
 /* In a subtransaction; false: a lock was not had within the time, and nothing was done. */
 static bool
 try_step(CdpSweep *s, Step step, void *arg, int ms)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool done = true;
-	ErrorData  *error;
+	Attempt		a = {s, step, arg, ms};
+	ErrorData  *error = cdp_in_subtransaction(take_step, &a);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		cdp_set_lock_timeout(ms);
-		step(s, arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		cdp_engine_instant = 0;
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (!cdp_is_lock_failure(error->sqlerrcode))
-			ReThrowError(error);	/* not from within: the session would wait for a ROLLBACK */
-		done = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
-	return done;
+	if (!error)
+		return true;
+	cdp_engine_instant = 0;
+	if (!cdp_is_lock_failure(error->sqlerrcode))
+		ReThrowError(error);
+	FreeErrorData(error);
+	return false;
 }
 
 /* ---------------------------------------------------------------- the purge */

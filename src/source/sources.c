@@ -93,7 +93,6 @@ is_one_of(const JsonbValue *v, const char *a, const char *b, const char *c)
 	return cdp_str_eq(s, cdp_str(a)) || cdp_str_eq(s, cdp_str(b)) || cdp_str_eq(s, cdp_str(c));
 }
 
-/* Raises in the words of interval's input function when it is none. */
 /* callback: which option it is whose value interval_in() refuses */
 static void
 option_context(void *name)
@@ -101,11 +100,11 @@ option_context(void *name)
 	errcontext("value of source option \"%s\"", (const char *) name);
 }
 
+/* Raises in the words of interval's input function when it is none. */
 static Interval *
 interval_value(const char *name, const JsonbValue *v)
 {
-	ErrorContextCallback context = {.previous = error_context_stack,
-		.callback = option_context, .arg = unconstify(char *, name)};
+	ErrorContextCallback context = {error_context_stack, option_context, unconstify(char *, name)};
 	Datum		i;
 
 	error_context_stack = &context;

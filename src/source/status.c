@@ -19,7 +19,6 @@
 #include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "launcher.h"
@@ -270,31 +269,12 @@ report_slots(Report *r)
 		say(r, "ok", "worker_slots", "there are worker slots for all that should run", NULL);
 }
 
-/* The error that a function raises, or NULL; in a subtransaction, so that the report goes on. */
+/* The error that a function raises, or NULL: the report goes on. */
 static ErrorData *
-attempt(void (*function) (void *), void *arg)
+attempt(CdpInSubtransaction function, void *arg)
 {
-	MemoryContext cxt = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData  *error = cdp_in_subtransaction(function, arg);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(cxt);
-	PG_TRY();
-	{
-		function(arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(cxt);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(cxt);
-	CurrentResourceOwner = owner;
 	if (error && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 		ReThrowError(error);
 	return error;
@@ -305,10 +285,11 @@ typedef struct Requirement
 	void		(*require) (void);
 } Requirement;
 
-static void
+static bool
 call_requirement(void *arg)
 {
 	((Requirement *) arg)->require();
+	return true;
 }
 
 /* Whether it is met. */
@@ -648,7 +629,7 @@ report_workers(Report *r)
 }
 
 /* What only the owner of the tables can read. */
-static void
+static bool
 read_tables(void *arg)
 {
 	Report	   *r = arg;
@@ -662,6 +643,7 @@ read_tables(void *arg)
 	report_erasure(r);
 	report_snapshots(r);
 	SPI_finish();
+	return true;
 }
 
 static void

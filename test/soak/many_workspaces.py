@@ -1,4 +1,4 @@
-"""A million workspaces (F32): every statement stays short of a scan's time, memory is bounded, a message is applied, Kafka's too.
+"""A million workspaces (F32): memory is bounded, messages are applied, Kafka's too; how long statements take is noted.
 
 usage: many_workspaces.py [NUMBER]
 

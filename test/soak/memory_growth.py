@@ -66,6 +66,7 @@ class World:
         self.new_secrets()
         self.create_source('shop')
         self.client, self.officer, self.watcher = (self.server.connect() for _ in range(3))
+        self.sessions = {'client': self.client, 'officer': self.officer}
         self.turns = 0
 
     def new_secrets(self):
@@ -137,14 +138,13 @@ class World:
 
     def processes(self):
         """The workers, and the sessions that stay."""
-        return {**self.workers(), 'client': self.client.info.backend_pid, 'officer': self.officer.info.backend_pid}
+        return {**self.workers(), **{name: session.info.backend_pid for name, session in self.sessions.items()}}
 
     def memory(self, processes):
         """Bytes of those processes by name; "… in use" is what the memory contexts of a session use."""
-        sizes = {name: machine.anonymous_memory(pid) for name, pid in processes.items()}
-        for name, session in (('client', self.client), ('officer', self.officer)):
-            sizes[f'{name} in use'] = int(session.execute('SELECT sum(used_bytes) FROM pg_backend_memory_contexts').fetchone()[0])
-        return sizes
+        used = {f'{name} in use': int(session.execute('SELECT sum(used_bytes) FROM pg_backend_memory_contexts').fetchone()[0])
+                for name, session in self.sessions.items()}
+        return {**{name: machine.anonymous_memory(pid) for name, pid in processes.items()}, **used}
 
     def batches(self):
         """Of the source worker that stays."""
@@ -179,11 +179,6 @@ class Samples:
         return grown
 
 
-def bound(name):
-    """Of the growth of that one."""
-    return USED_GROWTH if name.endswith(' in use') else SESSION_GROWTH if name in ('client', 'officer') else GROWTH
-
-
 def plant(world):
     """Leaks in the source worker and in the client, of LEAK bytes over the samples that follow; the turn that has them."""
     size = int(LEAK / (world.turns * PLANTED / (1 + WARM_UP)))
@@ -204,11 +199,14 @@ def main():
     Samples(world, SECONDS * WARM_UP, world.turn)
     samples = Samples(world, SECONDS, world.turn)
     grown = samples.growth()
+    bounds = {name: GROWTH for name in grown}
+    for name in world.sessions:
+        bounds.update({name: SESSION_GROWTH, f'{name} in use': USED_GROWTH})
     tap.ok(samples.stayed, 'the processes are the same ones in the end')
-    tap.same({name: bytes_ for name, bytes_ in grown.items() if bytes_ > bound(name)}, {}, 'no process has grown')
+    tap.same({name: bytes_ for name, bytes_ in grown.items() if bytes_ > bounds[name]}, {}, 'no process has grown')
     tap.same(world.server.rows('SELECT * FROM cdp.verify()'), [], 'cdp.verify() finds nothing')
     leaking = Samples(world, SECONDS * PLANTED, plant(world)).growth()
-    tap.ok(all(leaking[name] > bound(name) for name in ('cdp source', 'client')), 'a leak that is planted in the source worker and in the client is seen', leaking)
+    tap.ok(all(leaking[name] > bounds[name] for name in ('cdp source', 'client')), 'a leak that is planted in the source worker and in the client is seen', leaking)
 
 
 tap.main(main)
