@@ -41,6 +41,16 @@ SELECT pg_temp.send('{"type": "track", "userId": "pe-x", "anonymousId": "pe-shar
 SELECT pg_temp.send('{"type": "track", "userId": "pe-y", "anonymousId": "pe-shared", "event": "x", "messageId": "pe-12", "originalTimestamp": "2026-03-02T00:00:00Z"}');
 SELECT cdp.find_profile('user_id', 'pe-x') = cdp.find_profile('anonymous_id', 'pe-shared') AS with_x,
 	cdp.find_profile('user_id', 'pe-y') = cdp.find_profile('anonymous_id', 'pe-shared') AS with_y;
+-- a tablet at the door belongs to nobody from the third customer on, also when it is one person so far who has the three
+BEGIN;
+SELECT cdp.set_namespace('pe_tablet', priority => 90, degree => 2);
+SELECT cdp.set_namespace('pe_card', priority => 80, value_limit => NULL, owner => true);
+SELECT pg_temp.send('{"type": "track", "event": "x", "userId": "pe-k", "messageId": "pe-20", "context": {"externalIds": [{"id": "pe-c1", "type": "pe_card"}, {"id": "pe-c2", "type": "pe_card"}, {"id": "pe-c3", "type": "pe_card"}]}}');
+SELECT pg_temp.send(jsonb_build_object('type', 'track', 'event', 'x', 'messageId', 'pe-2' || n, 'context', jsonb_build_object('externalIds',
+	jsonb_build_array(jsonb_build_object('id', 'pe-c' || n, 'type', 'pe_card'), jsonb_build_object('id', 'pe-t', 'type', 'pe_tablet'))))) FROM generate_series(1, 3) n;
+SELECT namespace, value, state, profile_id = cdp.find_profile('user_id', 'pe-k') AS with_k FROM cdp.identifier WHERE namespace IN ('pe_card', 'pe_tablet') AND value LIKE 'pe-%' ORDER BY 1, 2;
+SELECT count(*) FROM cdp.verify();
+ROLLBACK;
 -- group traits do not touch the person
 SELECT pg_temp.send('{"type": "group", "userId": "pe-z", "groupId": "g-1", "messageId": "pe-13", "traits": {"industry": "shoes", "email": "info@shop.example"}}');
 SELECT traits FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'pe-z');

@@ -19,7 +19,8 @@
  *	   of it, so that an unchanged row means an unchanged component; where one
  *	   changed, profile and contest must be the same, and nobody new in them;
  *	6. a row that turns out to be contested while the batch has a new or an
- *	   earlier link for it becomes a hint: the next attempt examines it;
+ *	   earlier link for it becomes a hint: the next attempt examines it; so does
+ *	   one whose identifier with a degree meets an owner for the first time;
  *	7. settle who is who (component.c).
  *
  * No deadlock: waits in 1 and 3 follow hash order and nobody in 4 waits in 1
@@ -1068,7 +1069,27 @@ brings_evidence(const CdpGroup *g)
 	return false;
 }
 
-/* groups that were thought harmless but belong to a contested component */
+/* the degree guard counts within one person, too: does an identifier that has one meet an owner? */
+static bool
+meets_owner(const CdpLink *link)
+{
+	for (int i = 0; i < link->nmembers; i++)
+		for (int j = 0; link->members[i]->ns->degree > 0 && j < link->nmembers; j++)
+			if (j != i && link->members[j]->ns->owner)
+				return true;
+	return false;
+}
+
+static bool
+brings_owner(const CdpGroup *g)
+{
+	for (int i = 0; i < g->nlinks; i++)
+		if (!g->links[i]->known && meets_owner(g->links[i]))
+			return true;
+	return false;
+}
+
+/* groups that were thought harmless but belong to a contested component, or may make it one */
 static bool
 hint_contested(CdpWork *w, CdpHints *hints)
 {
@@ -1082,7 +1103,7 @@ hint_contested(CdpWork *w, CdpHints *hints)
 		if (g->examine || !g->has_known)
 			continue;
 		f = cdp_work_fragment(w, g->idents[0]->fragment_id);
-		if (f == NULL || f->contest_id == 0 || !brings_evidence(g))
+		if (f == NULL || !(f->contest_id ? brings_evidence(g) : brings_owner(g)))
 			continue;
 		cdp_hint(hints, f->fragment_id);
 		any = true;
