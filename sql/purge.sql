@@ -104,4 +104,12 @@ SELECT cdp.forget('user_id', 'pu-o', 'asked', false)->'stripped' AS stripped;
 SELECT * FROM pu_people WHERE value IN ('pu-o', 'pu-p', 'pu-o@x.example') ORDER BY value;
 SELECT count(*) FROM cdp.verify();
 
+-- the trait that a visitor declared is the visitor's, also when a stronger identifier came later and has to leave again
+SELECT outcome FROM cdp.ingest('{"type": "identify", "anonymousId": "pu-v", "messageId": "pu-30", "originalTimestamp": "1994-03-12T00:00:00Z", "traits": {"city": "Bern"}}');
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-q", "anonymousId": "pu-v", "messageId": "pu-31", "originalTimestamp": "1994-04-10T00:00:00Z"}');
+SELECT cdp.purge_before('1994-03-15', dry_run => false)->'people' AS people;
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-r", "anonymousId": "pu-v", "messageId": "pu-32", "originalTimestamp": "1994-04-05T00:00:00Z"}');
+SELECT * FROM pu_people WHERE value IN ('pu-q', 'pu-r', 'pu-v') ORDER BY value;
+SELECT count(*) FROM cdp.verify();
+
 DROP VIEW pu_people;

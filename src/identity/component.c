@@ -8,7 +8,9 @@
  *
  *	- a fragment whose identifiers belong to several profiles is split: the
  *	  group with the strongest identifier keeps it, every other identifier gets
- *	  a fragment of its own (once: later folds move whole fragments);
+ *	  a fragment of its own (once: later folds move whole fragments).  Traits
+ *	  whose events were purged stay with the fragment, so who was presented
+ *	  before the watermark keeps it, not somebody who came later;
  *	- the events follow the identifier that their link is attributed to, found
  *	  by anchor in the old fragments; what was moved is computed again from
  *	  events (recompute.c), in the same transaction unless it is large (dirty.c);
@@ -30,6 +32,7 @@
 
 #include "access/table.h"
 #include "identity/evidence.h"
+#include "privacy/purge.h"
 #include "spi.h"
 #include "work.h"
 
@@ -59,6 +62,7 @@ typedef struct Component
 	int			nlinks;
 	bool		contested_before;
 	CdpFold		fold;
+	bool	   *presented_early;	/* per identifier of the fold: before the watermark */
 	int64		contest_id;
 } Component;
 
@@ -343,15 +347,36 @@ fold_component(Component *c)
 
 /* ---------------------------------------------------------------- applying the fold */
 
-/* the strongest live identifier of members[from..to) decides which profile keeps the fragment */
+static void
+note_early(Component *c)
+{
+	TimestampTz watermark = cdp_watermark(c->w->workspace_id);
+	const CdpFold *f = &c->fold;
+
+	c->presented_early = palloc0(Max(f->nidents, 1) * sizeof(bool));
+	for (int i = 0; i < f->nidents; i++)
+		c->presented_early[i] = f->idents[i].alone.at < watermark;
+	for (int l = 0; l < f->nlinks; l++)
+		for (int i = 0; f->links[l].first.at < watermark && i < f->links[l].nmembers; i++)
+			c->presented_early[f->links[l].members[i]] = true;
+}
+
+static bool
+has_better_claim(const Component *c, int a, int b)
+{
+	if (c->presented_early[a] != c->presented_early[b])
+		return c->presented_early[a];
+	return cdp_fold_ident_cmp(&c->fold.idents[a], &c->fold.idents[b]) < 0;
+}
+
+/* which live identifier of members[from..to) decides which profile keeps the fragment? -1: none */
 static int
 keeper(const Component *c, int from, int to)
 {
 	int			best = -1;
 
 	for (int i = from; i < to; i++)
-		if (c->fold.idents[i].profile >= 0 &&
-			(best < 0 || cdp_fold_ident_cmp(&c->fold.idents[i], &c->fold.idents[best]) < 0))
+		if (c->fold.idents[i].profile >= 0 && (best < 0 || has_better_claim(c, i, best)))
 			best = i;
 	return best < 0 ? -1 : c->fold.idents[best].profile;
 }
@@ -362,6 +387,7 @@ split_fragments(Component *c, CdpFragment ***all, int *nall)
 	*all = palloc((c->nfragments + c->nmembers) * sizeof(CdpFragment *));
 	*nall = c->nfragments;
 	memcpy(*all, c->fragments, c->nfragments * sizeof(CdpFragment *));
+	note_early(c);
 	for (int from = 0, to; from < c->nmembers; from = to)
 	{
 		int			keep;
