@@ -131,7 +131,7 @@ def failed_lines(output):
     """What failed in a program's output, with what it says of each; else its end."""
     kept, left = [], 0
     for line in output.splitlines():
-        if re.match(r'not ok\b|.*\.\.\. FAILED', line):
+        if re.match(r'not ok\b|NOT OK\b|.*\.\.\. FAILED', line):
             left = FAILURE_LINES
         elif re.match(r'ok\b', line):
             left = 0

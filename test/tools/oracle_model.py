@@ -409,7 +409,7 @@ class World:
         def scalar(value, named):
             return not isinstance(value, (dict, list)) and (named or telling(value)) and self.is_one_of(idents, value)
 
-        if not any(i in idents for i in self.found(e.raw)):
+        if not nobody and not any(i in idents for i in self.found(e.raw)):
             return e
         field = lambda v: None if v is not None and self.is_one_of(idents, v) else v
         traits = without(e.traits, False)
