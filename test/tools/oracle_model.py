@@ -409,7 +409,8 @@ class World:
         def scalar(value, named):
             return not isinstance(value, (dict, list)) and (named or telling(value)) and self.is_one_of(idents, value)
 
-        if not nobody and not any(i in idents for i in self.found(e.raw)):
+        of_two_owners = e.nobody or (nobody and self.found(e.raw))     # searched whatever it presents
+        if not of_two_owners and not any(i in idents for i in self.found(e.raw)):
             return e
         field = lambda v: None if v is not None and self.is_one_of(idents, v) else v
         traits = without(e.traits, False)
