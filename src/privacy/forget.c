@@ -3,10 +3,13 @@
  *
  * One transaction.  Who is meant is found by the identifier or profile id; what
  * goes is planned (erasure_plan.c); all fragments of the plan are locked in id
- * order, as a batch would (Z.4), and the plan is read again: if the people
- * changed meanwhile, in a new attempt.  Then it is carried out (erasure.c), and
- * messages that are set aside are searched (mentions.c), before the locks, since
- * that may take a while and nobody should wait for it.
+ * order, as a batch would (Z.4), and it is asked again who is meant and what
+ * goes: an identifier may have become another person's while we waited.  If
+ * anything changed, in a new attempt.  Then it is carried out (erasure.c).
+ * Messages that are set aside are searched (mentions.c) before the locks, since
+ * that may take a while and nobody should wait for it; when other identifiers
+ * go in the end, what was done to them is rolled back, and they are searched
+ * again.
  *
  * The row in cdp_data.erasure, committed with it, makes the maintenance worker
  * repeat what batches of that time may have left behind (complete.c).
@@ -52,6 +55,7 @@ typedef struct Outcome
 				mentions;		/* what was found in messages that are set aside, and in events of nobody */
 	TimestampTz not_before;
 	int64		erasure_id;
+	int			attempts;
 	bool		done;
 } Outcome;
 
@@ -186,6 +190,17 @@ require_person(const Request *r, const CdpErasurePlan *p)
 			 errhint("Say scope => 'profile' for the whole profile, or 'fragment' for what was known of this identifier before it was joined with others.")));
 }
 
+/* who is meant now, and what goes; false: nobody */
+static bool
+plan(const Request *r, Outcome *o)
+{
+	o->plan.target = find_target(r);
+	if (o->plan.target == 0 || !cdp_erasure_plan(&o->plan))
+		return false;
+	require_person(r, &o->plan);
+	return true;
+}
+
 /* ---------------------------------------------------------------- carrying it out */
 
 static bool
@@ -198,13 +213,20 @@ lock_everybody(CdpWork *w, const CdpErasurePlan *p)
 	return cdp_lock_fragments(w);
 }
 
-/* the same fragments as were locked? */
+static bool
+same_ids(const int64 *a, int na, const int64 *b, int nb)
+{
+	return na == nb && memcmp(a, b, na * sizeof(int64)) == 0;
+}
+
+/* the fragments that were locked, and the identifiers that were searched? */
 static bool
 same_people(const CdpErasurePlan *a, const CdpErasurePlan *b)
 {
-	return a->nfragments == b->nfragments && a->nothers == b->nothers &&
-		memcmp(a->fragments, b->fragments, a->nfragments * sizeof(int64)) == 0 &&
-		memcmp(a->others, b->others, a->nothers * sizeof(int64)) == 0;
+	return a->target == b->target &&
+		same_ids(a->fragments, a->nfragments, b->fragments, b->nfragments) &&
+		same_ids(a->others, a->nothers, b->others, b->nothers) &&
+		same_ids(a->tokens, a->ntokens, b->tokens, b->ntokens);
 }
 
 typedef struct Attempt
@@ -221,9 +243,8 @@ erase(CdpWork *w, void *arg)
 
 	if (!lock_everybody(w, &before))
 		return;
-	if (!cdp_erasure_plan(&a->outcome->plan) || !same_people(&before, &a->outcome->plan))
+	if (!plan(a->request, a->outcome) || !same_people(&before, &a->outcome->plan))
 		return;
-	require_person(a->request, &a->outcome->plan);
 	cdp_read_instant(w);
 	a->outcome->not_before = cdp_erasure_carry_out(w, &a->outcome->plan, &a->outcome->counts);
 	a->outcome->done = true;
@@ -255,23 +276,21 @@ record(const Request *r, Outcome *o)
 }
 
 static bool
-apply(void *arg)
+erase_once(void *arg)
 {
 	Attempt    *a = arg;
 
+	a->outcome->counts = (CdpErasureCounts) {0};
 	cdp_apply_other(a->request->workspace->id, erase, a);
 	return a->outcome->done;
 }
 
-/* one attempt in a subtransaction, so that locks of a failed one are given up; the plan was read */
+/* in a subtransaction, so that what a failed attempt did and locked is given up */
 static void
-attempt(const Request *r, Outcome *o)
+run(CdpInSubtransaction step, Attempt *a)
 {
-	Attempt		a = {r, o};
-	ErrorData  *error;
+	ErrorData  *error = cdp_in_subtransaction(step, a);
 
-	o->counts = (CdpErasureCounts) {0};
-	error = cdp_in_subtransaction(apply, &a);
 	if (error)
 		ReThrowError(error);
 }
@@ -283,32 +302,49 @@ search_mentions(const Request *r, Outcome *o)
 	cdp_erase_mentions(r->workspace, o->plan.tokens, o->plan.ntokens, DT_NOEND, r->dry_run, &o->mentions);
 }
 
-/* false: the target is gone */
 static bool
-plan(const Request *r, Outcome *o)
+has_attempts_left(Outcome *o)
 {
-	if (!cdp_erasure_plan(&o->plan))
+	if (o->done)
 		return false;
-	require_person(r, &o->plan);
+	CHECK_FOR_INTERRUPTS();
+	if (o->attempts++ == MAX_ATTEMPTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the person changed during each of %d attempts", MAX_ATTEMPTS)));
+	return true;
+}
+
+/* false: others go than those that were searched */
+static bool
+search_and_erase(void *arg)
+{
+	Attempt    *a = arg;
+	Outcome    *o = a->outcome;
+	CdpErasurePlan searched = o->plan;
+
+	o->mentions = (CdpErasureCounts) {0};
+	search_mentions(a->request, o);
+	while (has_attempts_left(o))
+	{
+		if (!plan(a->request, o) || !same_ids(searched.tokens, searched.ntokens, o->plan.tokens, o->plan.ntokens))
+			return false;
+		run(erase_once, a);
+	}
 	return true;
 }
 
 static bool
 forget(const Request *r, Outcome *o)
 {
-	for (int i = 0; i < MAX_ATTEMPTS && !o->done; i++)
+	Attempt		a = {r, o};
+
+	while (has_attempts_left(o))
 	{
-		CHECK_FOR_INTERRUPTS();
 		if (!plan(r, o))
 			return false;
-		if (i == 0)
-			search_mentions(r, o);
-		attempt(r, o);
+		run(search_and_erase, &a);
 	}
-	if (!o->done)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("the person changed during each of %d attempts", MAX_ATTEMPTS)));
 	record(r, o);
 	return true;
 }
@@ -445,9 +481,7 @@ cdp_sql_forget(PG_FUNCTION_ARGS)
 	cdp_become_owner(&user);
 	PG_TRY();
 	{
-		o.plan.target = find_target(&r);
-		if (o.plan.target)
-			found = r.dry_run ? count(&r, &o) : forget(&r, &o);
+		found = r.dry_run ? count(&r, &o) : forget(&r, &o);
 	}
 	PG_FINALLY();
 	{

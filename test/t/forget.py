@@ -48,6 +48,10 @@ class World:
         """Everything that maintenance has to repeat is repeated."""
         tap.wait_for(lambda: self.server.value('SELECT count(*) FROM cdp.erasure WHERE completed_at IS NULL'), 'erasures are completed', good=lambda n: n == 0)
 
+    def forgetting_waits(self):
+        """Until a session that forgets somebody waits for another."""
+        tap.wait_for(lambda: self.server.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%cdp.forget%%'"), 'forgetting waits')
+
     def clean(self, what):
         """Everything that is stored agrees."""
         tap.same(self.server.rows('SELECT * FROM cdp.verify()'), [], f'{what}: verify() finds nothing')
@@ -122,11 +126,32 @@ def twice_at_once(world):
         answers.append(world.forget('email', 'tw@forget.example', first))
         second = threading.Thread(target=lambda: answers.append(world.forget('user_id', 'tw-user')))
         second.start()
-        tap.wait_for(lambda: world.server.value("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%%cdp.forget%%'"), 'the second waits')
+        world.forgetting_waits()
         first.commit()
         second.join()
     tap.same([a['found'] for a in answers], [True, False], 'twice at once: one finds the person')
     tap.same([world.places('tw-user'), world.places('tw@forget.example')], [[], []], 'twice at once: nothing is left')
+
+
+def becomes_anothers(world):
+    """While forgetting waits, the batch it waits for finds that the tablet was another's first."""
+    for asked, gone, left in (('user_id', 'bob', 'ann'), ('anonymous_id', 'ann', 'bob')):
+        bob, ann, tablet = (f'mv-{asked}-{who}' for who in ('bob', 'ann', 'tablet'))
+        world.ingest(segment.track(f'{bob}-1', 2000, userId=bob, anonymousId=tablet), {**segment.track(f'{tablet}-1', anonymousId=tablet), 'type': 'nonsense'})
+        answers = []
+        with world.server.connect(autocommit=False) as client:
+            client.execute('SELECT * FROM cdp.ingest(%s::jsonb)', (segment.encode(segment.track(f'{ann}-1', 1000, userId=ann, anonymousId=tablet)).decode(),))
+            other = threading.Thread(target=lambda: answers.append(world.forget(asked, bob if asked == 'user_id' else tablet)))
+            other.start()
+            world.forgetting_waits()
+            client.commit()
+            other.join()
+        world.completed()
+        gone, left = f'mv-{asked}-{gone}', f'mv-{asked}-{left}'
+        tap.same([answers[0]['found'], answers[0]['deleted']['event'], world.places(gone)], [True, 1, []], f'forgotten by {asked} while a tablet changes hands: who has it in the end goes')
+        tap.same(world.server.rows(WHOLE, left), [(1, 1)], f'forgotten by {asked} while a tablet changes hands: the other stays')
+        tap.same('quarantine' in ' '.join(world.places(tablet)), asked == 'user_id', f'forgotten by {asked} while a tablet changes hands: so do messages set aside that are not about who goes')
+        world.clean(f'by {asked} while a tablet changes hands')
 
 
 def rolled_back(world):
@@ -190,7 +215,7 @@ def held(world):
 def main():
     """All checks over one server and one broker."""
     world = World()
-    for situation in (beside_ingest, twice_at_once, rolled_back, killed, set_aside, held):
+    for situation in (beside_ingest, twice_at_once, becomes_anothers, rolled_back, killed, set_aside, held):
         situation(world)
     world.completed()
     world.clean('at the end')
