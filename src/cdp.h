@@ -256,9 +256,11 @@ extern bool cdp_key_is_open(int32 workspace_id, CdpStr key);
 
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
 extern int32 cdp_caller_workspace(void);
+extern int32 cdp_required_workspace(void);	/* raises when there is none */
 
 /* a row of workspace_role for everybody: while there is one workspace */
 #define CDP_EVERYBODY "public"
+#define CDP_DEFAULT_SOURCE "sql"
 
 extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
 extern List *cdp_workspaces_of_role(Oid role);	/* ids */

@@ -602,6 +602,16 @@ count_namesake(const CdpRow *row, void *arg)
 	s->n++;
 }
 
+static int
+hint_missing_source(const char *name, Oid role)
+{
+	if (strcmp(name, CDP_DEFAULT_SOURCE) == 0)
+		return errhint("A workspace that was created has none yet: SELECT cdp.create_source('" CDP_DEFAULT_SOURCE "'), or name another source.");
+	if (superuser_arg(role))
+		return 0;
+	return errhint("If it is of a workspace that you do not work in, ask for cdp.grant_workspace(role, workspace).");
+}
+
 /* What other workspaces have is as if it were not there. */
 int32
 cdp_source_id_of_caller(const char *name)
@@ -618,12 +628,12 @@ cdp_source_id_of_caller(const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name),
-				 superuser_arg(role) ? 0 : errhint("If it is of a workspace that you do not work in, ask for cdp.grant_workspace().")));
+				 hint_missing_source(name, role)));
 	if (s.n > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("there is a source \"%s\" in more than one workspace", name),
-				 errhint("Use SET ROLE to work as a role that has one.")));
+				 errhint("Use SET ROLE to work as a role that has one, or give the sources different names.")));
 	return s.id;
 }
 
@@ -669,7 +679,7 @@ refuse_no_workspace(void)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
-			 errhint("Ask for cdp.grant_workspace(), or name the workspace.")));
+			 errhint("Ask for cdp.grant_workspace(role, workspace); where a function takes a workspace, name it.")));
 }
 
 typedef struct Named
@@ -697,19 +707,23 @@ cdp_workspace_find(const char *name)
 	return n.id ? cdp_workspace_by_id(n.id) : NULL;
 }
 
+int32
+cdp_required_workspace(void)
+{
+	int32		id = cdp_caller_workspace();
+
+	if (id == 0)
+		refuse_no_workspace();
+	return id;
+}
+
 CdpWorkspace *
 cdp_workspace_by_name(const char *name)
 {
 	CdpWorkspace *w;
 
 	if (name == NULL)
-	{
-		int32		id = cdp_caller_workspace();
-
-		if (id == 0)
-			refuse_no_workspace();
-		return cdp_workspace_by_id(id);
-	}
+		return cdp_workspace_by_id(cdp_required_workspace());
 	w = cdp_workspace_find(name);
 	if (w == NULL)
 		ereport(ERROR,

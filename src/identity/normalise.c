@@ -344,6 +344,7 @@ compile_regex(regex_t *regex, const char *pattern, bool ignore_case)
 	{
 		char		message[100];
 
+		CHECK_FOR_INTERRUPTS(); /* cancelled: not the fault of the pattern */
 		pg_regerror(result, regex, message, sizeof(message));
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_REGULAR_EXPRESSION),

@@ -7,6 +7,20 @@ GRANT EXECUTE ON FUNCTION cdp.current_workspace() TO cdp_admin, cdp_ingest, cdp_
 COMMENT ON FUNCTION cdp.current_workspace() IS
 'The workspace that the calling role (that of SET ROLE) works in: the one it was granted, or that everybody was granted; NULL if none. Raises when it was granted more than one, and when the library was not preloaded.';
 
+CREATE FUNCTION cdp.required_workspace() RETURNS integer
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_required_workspace';
+REVOKE ALL ON FUNCTION cdp.required_workspace() FROM PUBLIC;
+COMMENT ON FUNCTION cdp.required_workspace() IS
+'For functions of cdp: as cdp.current_workspace(), but raises when the calling role works in none.';
+
+CREATE FUNCTION cdp.read_workspaces(OUT workspace_id integer, OUT workspace text, OUT identity_policy text, OUT roles name[], OUT created_at timestamptz)
+	RETURNS SETOF record
+	LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_read_workspaces';
+REVOKE ALL ON FUNCTION cdp.read_workspaces() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.read_workspaces() TO cdp_admin, cdp_privacy_officer, cdp_auditor;
+COMMENT ON FUNCTION cdp.read_workspaces() IS
+'Behind cdp.workspace: all workspaces for superusers, for others those that they work in.';
+
 CREATE FUNCTION cdp.create_workspace(name text) RETURNS void
 	LANGUAGE c STRICT VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_create_workspace';
 REVOKE ALL ON FUNCTION cdp.create_workspace(text) FROM PUBLIC;
@@ -67,7 +81,7 @@ CREATE FUNCTION cdp.revoke_workspace(role name, workspace text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.revoke_workspace(name, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.revoke_workspace(name, text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.revoke_workspace(name, text) IS
-'Takes back what cdp.grant_workspace gave. Superusers may revoke any, cdp_admin the one it works in. Raises when role or workspace do not exist.';
+'Takes back what cdp.grant_workspace gave, also from a role that was dropped since. Superusers may revoke any, cdp_admin the one it works in. Raises when the workspace does not exist, and when the role neither exists nor was granted it.';
 
 -- ---------------------------------------------------------------- retention
 
@@ -124,9 +138,9 @@ CREATE FUNCTION cdp.classify_trait(key text, class text DEFAULT 'open') RETURNS 
 	AS $$
 BEGIN
 	-- locked, so that it is not dropped meanwhile
-	PERFORM FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) cdp.current_workspace() FOR KEY SHARE;
-	IF key IS NULL OR NOT FOUND THEN
-		RAISE EXCEPTION 'the key is null, or you work in no workspace' USING ERRCODE = 'invalid_parameter_value';
+	PERFORM FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) cdp.required_workspace() FOR KEY SHARE;
+	IF key IS NULL OR class IS NULL THEN
+		RAISE EXCEPTION 'key and class must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
 	IF class = 'personal' THEN
 		DELETE FROM cdp_data.trait_class t WHERE t.key OPERATOR(pg_catalog.=) classify_trait.key;
@@ -142,4 +156,4 @@ $$;
 REVOKE ALL ON FUNCTION cdp.classify_trait(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.classify_trait(text, text) TO cdp_privacy_officer, cdp_admin;
 COMMENT ON FUNCTION cdp.classify_trait(text, text) IS
-'Says whether a top-level key of traits and properties is shown to those who see no values: open, or personal (as every key is at first). In the caller''s workspace. Raises on another class.';
+'Says whether a top-level key of traits and properties is shown to those who see no values: open, or personal (as every key is at first). In the caller''s workspace. Raises on another class, on null, and for a role without a workspace.';

@@ -29,7 +29,7 @@ static const char *const open_context[] = {
 	"app", "campaign", "category", "channel", "library", "locale", "os", "screen", "timezone", "version"
 };
 
-/* keys of properties, in lower case without separators, wherever they are */
+/* keys of properties, in lower case without separators, wherever they are, also in the plural */
 static const char *const personal_keys[] = {
 	"address", "address1", "address2", "anonymousid", "birthdate", "birthday", "cardnumber", "creditcard",
 	"customerid", "dateofbirth", "dob", "fax", "firstname", "fullname", "givenname", "familyname", "iban", "ip",
@@ -134,16 +134,27 @@ plain_key(CdpStr key, char *plain)
 	plain[n] = '\0';
 }
 
+/* the same word, or its plural? */
+static bool
+is_word(const char *plain, const char *word)
+{
+	size_t		n = strlen(word);
+
+	if (strncmp(plain, word, n) != 0)
+		return false;
+	return plain[n] == '\0' || strcmp(plain + n, "s") == 0 || strcmp(plain + n, "es") == 0;
+}
+
 static bool
 is_personal(CdpStr key, int depth)
 {
 	char		plain[MAX_PERSONAL_KEY + 1];
 
 	plain_key(key, plain);
-	if (depth == 1 && strcmp(plain, "name") == 0)
+	if (depth == 1 && is_word(plain, "name"))
 		return true;
 	for (int i = 0; i < lengthof(personal_keys); i++)
-		if (strcmp(plain, personal_keys[i]) == 0)
+		if (is_word(plain, personal_keys[i]))
 			return true;
 	for (int i = 0; i < lengthof(personal_parts); i++)
 		if (strstr(plain, personal_parts[i]) != NULL)

@@ -1,4 +1,4 @@
--- What was forgotten.
+-- What was forgotten; workspaces.
 
 CREATE OR REPLACE VIEW cdp.erasure AS
 SELECT e.erasure_id,
@@ -22,3 +22,14 @@ COMMENT ON COLUMN cdp.erasure.tokens IS 'Identifiers that are not taken in again
 COMMENT ON COLUMN cdp.erasure.completed_at IS 'When what batches of that time had left was deleted, too; NULL: not yet.';
 REVOKE ALL ON cdp.erasure FROM PUBLIC;
 GRANT SELECT ON cdp.erasure TO cdp_privacy_officer, cdp_auditor;
+
+CREATE OR REPLACE VIEW cdp.workspace AS
+SELECT w.workspace, w.identity_policy, w.roles, w.created_at
+FROM cdp.read_workspaces() w;
+COMMENT ON VIEW cdp.workspace IS 'Workspaces and who works in them: all for superusers, for others their own.';
+COMMENT ON COLUMN cdp.workspace.workspace IS 'Name.';
+COMMENT ON COLUMN cdp.workspace.identity_policy IS 'What is done when a limit is broken: demote or components (cdp.set_identity_policy).';
+COMMENT ON COLUMN cdp.workspace.roles IS 'Roles that were granted it (cdp.grant_workspace), public: everybody; NULL: none.';
+COMMENT ON COLUMN cdp.workspace.created_at IS 'When it was made.';
+REVOKE ALL ON cdp.workspace FROM PUBLIC;
+GRANT SELECT ON cdp.workspace TO cdp_admin, cdp_privacy_officer, cdp_auditor;

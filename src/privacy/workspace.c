@@ -26,6 +26,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "funcapi.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -44,6 +45,14 @@
 static const char *const reading_roles[] = {
 	"cdp_admin", "cdp_analyst", "cdp_marketer", "cdp_privacy_officer", "cdp_auditor"
 };
+
+PG_FUNCTION_INFO_V1(cdp_sql_required_workspace);
+
+Datum
+cdp_sql_required_workspace(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_INT32(cdp_required_workspace());
+}
 
 PG_FUNCTION_INFO_V1(cdp_sql_current_workspace);
 
@@ -346,25 +355,7 @@ check_everybody(void)
 	if (list_length(cdp_workspace_ids()) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is more than one workspace, so none can be granted to everybody")));
-}
-
-static void
-grant_or_revoke(FunctionCallInfo fcinfo, const char *sql, int expected)
-{
-	const char *role = NameStr(*PG_GETARG_NAME(0));
-	CdpWorkspace *w = cdp_workspace_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-
-	if (strcmp(role, CDP_EVERYBODY) == 0)
-		check_everybody();
-	else
-	{
-		Oid			granted = get_role_oid(role, false);
-
-		if (expected == SPI_OK_INSERT)
-			refuse_role_of_others(granted, role, w->id);
-	}
-	run_as_owner(sql, role, w->id, expected);
+				 errmsg("there is more than one workspace, so none can be everybody's")));
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_grant_workspace);
@@ -372,18 +363,67 @@ PG_FUNCTION_INFO_V1(cdp_sql_grant_workspace);
 Datum
 cdp_sql_grant_workspace(PG_FUNCTION_ARGS)
 {
-	grant_or_revoke(fcinfo, "INSERT INTO cdp_data.workspace_role (role_name, workspace_id) VALUES ($1::name, $2)"
-					" ON CONFLICT DO NOTHING", SPI_OK_INSERT);
+	const char *role = NameStr(*PG_GETARG_NAME(0));
+	CdpWorkspace *w = cdp_workspace_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+
+	if (strcmp(role, CDP_EVERYBODY) == 0)
+		check_everybody();
+	else
+		refuse_role_of_others(get_role_oid(role, false), role, w->id);
+	run_as_owner("INSERT INTO cdp_data.workspace_role (role_name, workspace_id) VALUES ($1::name, $2)"
+				 " ON CONFLICT DO NOTHING", role, w->id, SPI_OK_INSERT);
 	PG_RETURN_VOID();
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_revoke_workspace);
 
+/* also from a role that was dropped: who gets its name next would have what it had */
 Datum
 cdp_sql_revoke_workspace(PG_FUNCTION_ARGS)
 {
-	grant_or_revoke(fcinfo, "DELETE FROM cdp_data.workspace_role"
-					" WHERE role_name OPERATOR(pg_catalog.=) $1::name AND workspace_id OPERATOR(pg_catalog.=) $2",
-					SPI_OK_DELETE);
+	const char *role = NameStr(*PG_GETARG_NAME(0));
+	CdpWorkspace *w = cdp_workspace_of_caller(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	bool		everybody = strcmp(role, CDP_EVERYBODY) == 0;
+	Datum		revoked;
+
+	if (everybody)
+		check_everybody();
+	revoked = run_as_owner("DELETE FROM cdp_data.workspace_role WHERE role_name OPERATOR(pg_catalog.=) $1::pg_catalog.name"
+						   " AND workspace_id OPERATOR(pg_catalog.=) $2 RETURNING pg_catalog.to_jsonb(role_name)",
+						   role, w->id, SPI_OK_DELETE_RETURNING);
+	if (!revoked && !everybody)
+		(void) get_role_oid(role, false);
 	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------- the list */
+
+PG_FUNCTION_INFO_V1(cdp_sql_read_workspaces);
+
+/* Of superusers all, of others those that they work in. */
+Datum
+cdp_sql_read_workspaces(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	Oid			role = cdp_caller_role();
+	uint64		n;
+
+	InitMaterializedSRF(fcinfo, 0);
+	cdp_version_require();
+	SPI_connect();
+	n = cdp_owner_read("SELECT w.workspace_id, w.name, w.identity_policy,"
+					   " (SELECT pg_catalog.array_agg(r.role_name ORDER BY r.role_name) FROM cdp_data.workspace_role r"
+					   " WHERE r.workspace_id OPERATOR(pg_catalog.=) w.workspace_id), w.created_at"
+					   " FROM cdp_data.workspace w", 0, NULL, NULL);
+	for (uint64 i = 0; i < n; i++)
+	{
+		Datum		values[5];
+		bool		nulls[5];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+		if (superuser_arg(role) || cdp_role_has_workspace(role, DatumGetInt32(values[0])))
+			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
+	}
+	SPI_finish();
+	return (Datum) 0;
 }

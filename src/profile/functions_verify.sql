@@ -41,7 +41,7 @@ CREATE FUNCTION cdp.verify()
 	SET enable_nestloop = off SET enable_hashagg = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-	ws integer := cdp.current_workspace();
+	ws integer := cdp.required_workspace();
 	-- of what happened before it, the events are gone and links and declared traits are all that is left
 	since timestamptz := coalesce((SELECT max(w.watermark) FROM cdp_data.retention_watermark w
 		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
@@ -251,4 +251,4 @@ $$;
 REVOKE ALL ON FUNCTION cdp.verify() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.verify() TO cdp_admin, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.verify() IS
-'Recomputes people, their events, counters and traits of the caller''s workspace from what is stored, in one snapshot, and returns the differences: table, key (identifier_id, fragment_id, event_id or link_id), column, stored and expected value. No row: all is well. Fragments in cdp_data.dirty are yet to be computed, and no difference. Trait values only for who may see values. Reads everything, and writes nothing but temporary files beyond work_mem: it runs on a standby, too. Takes about 10 seconds a million events.';
+'Recomputes people, their events, counters and traits of the caller''s workspace from what is stored, in one snapshot, and returns the differences: table, key (identifier_id, fragment_id, event_id or link_id), column, stored and expected value. No row: all is well. Fragments in cdp_data.dirty are yet to be computed, and no difference. Trait values only for who may see values. Reads everything, and writes nothing but temporary files beyond work_mem: it runs on a standby, too. Takes about 10 seconds a million events. Raises for a role without a workspace.';

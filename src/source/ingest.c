@@ -22,7 +22,6 @@
 #include "source/entrance.h"
 #include "spi.h"
 
-#define DEFAULT_SOURCE "sql"
 #define INGEST_ROLE "cdp_ingest"
 
 /* ---------------------------------------------------------------- who may, and where to */
@@ -42,7 +41,7 @@ require_role(const CdpSource *source)
 CdpSource *
 cdp_entrance_source(const char *name)
 {
-	CdpSource  *source = cdp_source_by_id(cdp_source_id_of_caller(name ? name : DEFAULT_SOURCE));
+	CdpSource  *source = cdp_source_by_id(cdp_source_id_of_caller(name ? name : CDP_DEFAULT_SOURCE));
 
 	require_role(source);
 	if (source->kafka)
@@ -197,7 +196,7 @@ typedef struct Quarantined
 static bool
 lock_quarantined(Datum ids)
 {
-	int32		workspace = cdp_caller_workspace();
+	int32		workspace = cdp_required_workspace();
 	Datum		args[2] = {ids, Int32GetDatum(workspace)};
 	CdpUserContext user;
 

@@ -33,7 +33,6 @@
 #define HEX_DIGITS "0123456789abcdefABCDEF"
 #define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 #define MAX_WORKERS 64
-#define DEFAULT_SOURCE "sql"
 
 /* ---------------------------------------------------------------- options */
 
@@ -402,24 +401,30 @@ check_source(const Source *s)
 	char	   *format = TextDatumGetCString(s->values[COL_FORMAT]);
 	const CdpFormat *f = cdp_format_find(format);
 
+	if (workers < 1 || workers > MAX_WORKERS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("workers must be between 1 and %d", MAX_WORKERS)));
 	if (kafka != (s->nulls[COL_TOPICS] == ' '))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("a source has both brokers and topics, or neither"),
 				 errdetail("Without them it is an SQL source.")));
 	if (kafka)
+	{
 		check_brokers(TextDatumGetCString(s->values[COL_BROKERS]));
-	if (kafka)
 		check_topics(DatumGetArrayTypeP(s->values[COL_TOPICS]));
+	}
+	else if (workers != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("an SQL source has no workers"),
+				 errdetail("Whoever writes to it applies his messages himself.")));
 	if (f == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("unknown format \"%s\"", format),
 				 errhint("Formats are segment, json and cloudevents.")));
-	if (workers < 1 || workers > MAX_WORKERS)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("workers must be between 1 and %d", MAX_WORKERS)));
 	check_options(DatumGetJsonbP(s->values[COL_OPTIONS]), f, kafka);
 }
 
@@ -583,7 +588,7 @@ cdp_sql_alter_source(PG_FUNCTION_ARGS)
 				 errmsg("a source cannot be moved to another workspace"),
 				 errhint("Create another source in that workspace.")));
 	check_source(&s);
-	if (!s.kafka && s.nulls[COL_BROKERS] == ' ' && strcmp(name, DEFAULT_SOURCE) == 0)
+	if (!s.kafka && s.nulls[COL_BROKERS] == ' ' && strcmp(name, CDP_DEFAULT_SOURCE) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("source \"%s\" cannot be given brokers", name),
@@ -679,7 +684,7 @@ cdp_sql_drop_source(PG_FUNCTION_ARGS)
 	Source		s;
 
 	cdp_version_require();
-	if (strcmp(name, DEFAULT_SOURCE) == 0)
+	if (strcmp(name, CDP_DEFAULT_SOURCE) == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
 				 errmsg("source \"%s\" cannot be dropped", name),

@@ -321,14 +321,36 @@ may_see(const char *workspace_id)
 		cdp_role_has_workspace(cdp_caller_role(), atoi(workspace_id));
 }
 
-/* Superusers see all; who sees nothing must not take that for rest. */
+/* Superusers see all here; who sees nothing must not take that for rest. */
 static void
 report_workspace(Report *r)
 {
-	if (superuser_arg(cdp_caller_role()) || cdp_workspaces_of_role(cdp_caller_role()) != NIL)
+	if (cdp_workspaces_of_role(cdp_caller_role()) != NIL)
 		return;
-	say(r, "warning", "workspace", "this role works in no workspace, so nothing is said of sources and people",
-		"Use cdp.grant_workspace(role, workspace).");
+	if (superuser_arg(cdp_caller_role()))
+		say(r, "info", "workspace", "this role works in no workspace: other views are empty, and functions refuse",
+			"Use SET ROLE, or cdp.grant_workspace(role, workspace).");
+	else
+		say(r, "warning", "workspace", "this role works in no workspace, so nothing is said of sources and people",
+			"Use cdp.grant_workspace(role, workspace).");
+}
+
+/* Whoever is given the name of a role that was dropped would work where it did.  SPI is connected. */
+static void
+report_roles(Report *r)
+{
+	uint64		n = cdp_owner_query("SELECT g.role_name, w.workspace_id, w.name FROM cdp_data.workspace_role g"
+									" JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) g.workspace_id"
+									" WHERE g.role_name OPERATOR(pg_catalog.<>) '" CDP_EVERYBODY "' AND NOT EXISTS"
+									" (SELECT FROM pg_catalog.pg_roles a WHERE a.rolname OPERATOR(pg_catalog.=) g.role_name)"
+									" ORDER BY w.name, g.role_name",
+									0, NULL, NULL, NULL);
+
+	for (int i = 0; i < n; i++)
+		if (may_see(cell(i, 2)))
+			say(r, "warning", psprintf("workspace %s", cell(i, 3)),
+				psprintf("role \"%s\", which was granted it, does not exist", cell(i, 1)),
+				"It was dropped or renamed: cdp.revoke_workspace() with this name, or the next role of this name works in the workspace.");
 }
 
 /* the workers of one source */
@@ -369,7 +391,7 @@ count_worker(Workers *w, const CdpSlot *slot)
 		w->worst_failed = failed;
 	}
 	w->failed += failed;
-	w->waiting += up && !failed;
+	w->waiting += up && !failed && slot->condition == CDP_COND_WAITING;
 }
 
 static void
@@ -388,10 +410,34 @@ count_workers(int32 source_id, Workers *w)
 	LWLockRelease(cdp_workers->lock);
 }
 
+/* Is there nothing that keeps the launcher from starting a worker, within moments? */
+static bool
+may_start(void)
+{
+	const CdpSlot *maintenance;
+	bool		up;
+
+	LWLockAcquire(cdp_workers->lock, LW_SHARED);
+	maintenance = cdp_maintenance_slot(MyDatabaseId);
+	up = maintenance && maintenance->state == CDP_SLOT_UP && maintenance->condition == CDP_COND_RUNNING &&
+		cdp_workers->launcher_pid != 0 && cdp_workers->no_worker_since == 0 && cdp_workers->no_slot_since == 0;
+	LWLockRelease(cdp_workers->lock);
+	return up;
+}
+
+static const char *
+severity_of(const Workers *w, int starting)
+{
+	if (w->failed > 0 || (starting > 0 && !may_start()))
+		return "error";
+	return w->waiting > 0 ? "warning" : "info";
+}
+
 static void
 report_running(Report *r, const char *item, int workers, const Workers *w)
 {
 	StringInfoData message;
+	int			starting = workers - w->running - w->waiting - w->failed;
 
 	initStringInfo(&message);
 	appendStringInfo(&message, "%d of %d workers are running", w->running, workers);
@@ -401,9 +447,11 @@ report_running(Report *r, const char *item, int workers, const Workers *w)
 		return;
 	}
 	appendStringInfo(&message, ", %d wait, %d failed", w->waiting, w->failed);
+	if (starting > 0)
+		appendStringInfo(&message, ", %d not yet started", starting);
 	if (w->worst.last_error[0])
 		appendStringInfo(&message, "; worker %d: %s", w->worst.worker + 1, w->worst.last_error);
-	say(r, w->waiting + w->running == workers ? "warning" : "error", item, message.data,
+	say(r, severity_of(w, starting), item, message.data,
 		"See cdp.source_status, and the rows worker_slots and maintenance of cdp.status.");
 }
 
@@ -637,6 +685,7 @@ read_tables(void *arg)
 	SPI_connect();
 	if (!RecoveryInProgress())
 		report_sources(r);
+	report_roles(r);
 	report_parked(r);
 	report_recompute(r);
 	report_purge(r);

@@ -44,6 +44,7 @@ typedef struct Awaited
 {
 	int32		source_id;
 	bool		kafka;
+	bool		paused;
 	int32		workers;
 	int64		generation;
 	bool		parked;
@@ -70,7 +71,7 @@ read_source(const char *name, int32 source_id)
 	SPI_connect();
 	if (cdp_owner_read("SELECT source_id, brokers IS NOT NULL, workers, " CDP_GENERATION_SQL ","
 					   " EXISTS (SELECT 1 FROM cdp_data.parked p"
-					   " WHERE p.source_id OPERATOR(pg_catalog.=) s.source_id), xmin"
+					   " WHERE p.source_id OPERATOR(pg_catalog.=) s.source_id), xmin, paused"
 					   " FROM cdp_data.source s WHERE source_id OPERATOR(pg_catalog.=) $1",
 					   1, types, values) != 1)
 		ereport(ERROR,
@@ -82,6 +83,7 @@ read_source(const char *name, int32 source_id)
 	a.generation = DatumGetInt64(result(4));
 	a.parked = DatumGetBool(result(5));
 	a.xmin = DatumGetTransactionId(result(6));
+	a.paused = DatumGetBool(result(7));
 	SPI_finish();
 	PopActiveSnapshot();
 	return a;
@@ -223,6 +225,10 @@ cdp_sql_wait_for_source(PG_FUNCTION_ARGS)
 	cdp_version_require();
 	a = read_source(name, cdp_source_id_of_caller(name));
 	require_waitable(name, &a);
+	if (a.paused)
+		ereport(NOTICE,
+				(errmsg("source \"%s\" is paused; nothing comes until it is resumed", name),
+				 errhint("Use cdp.resume_source() in another session.")));
 	if (!a.kafka && !a.parked)
 		PG_RETURN_BOOL(true);
 	if (cdp_workers == NULL)

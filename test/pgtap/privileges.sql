@@ -33,7 +33,8 @@ SELECT results_eq(
 	('source_gap', 'admin:select analyst:select auditor:select marketer:select privacy_officer:select'),
 	('source_status', 'admin:select analyst:select auditor:select marketer:select privacy_officer:select'),
 	('stage_stats', 'admin:select auditor:select pg_monitor:select'),
-	('status', 'admin:select auditor:select pg_monitor:select privacy_officer:select')$$,
+	('status', 'admin:select auditor:select pg_monitor:select privacy_officer:select'),
+	('workspace', 'admin:select auditor:select privacy_officer:select')$$,
 	'the rights on views are these');
 
 SELECT results_eq(
@@ -63,6 +64,7 @@ SELECT results_eq(
 	('purge_before', 'admin privacy_officer'),
 	('read_filters', 'admin auditor pg_monitor'),
 	('read_stage_stats', 'admin auditor pg_monitor'),
+	('read_workspaces', 'admin auditor privacy_officer'),
 	('replay_quarantine', 'admin privacy_officer'),
 	('reset_stage_stats', 'admin'),
 	('resume_source', 'admin'),

@@ -20,7 +20,7 @@ CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void
 	INSERT INTO cdp_data.event (fragment_id, occurred_at, event_id, received_at, known_at, anchor, source_seq, workspace_id, source_id,
 			flags, message_id, type, user_id, anonymous_id, properties, traits, context)
 		VALUES (person, '2025-01-01', person, '2025-01-01', now(), person * 100, 0, workspace, 1, 0, 'm' || person, 'identify', email, 'a' || email,
-			jsonb_build_object('plan', 'pro', 'E_Mail', email, 'name', email, 'items', jsonb_build_array(jsonb_build_object('name', 'shoe', 'phone', email))),
+			jsonb_build_object('plan', 'pro', 'E_Mail', email, 'mails', jsonb_build_array(email), 'Addresses', email, 'name', email, 'items', jsonb_build_array(jsonb_build_object('name', 'shoe', 'phone', email))),
 			jsonb_build_object('plan', 'pro', 'email', email),
 			jsonb_build_object('ip', '192.0.2.1', 'library', jsonb_build_object('name', 'analytics.js'), 'traits', jsonb_build_object('email', email)));
 	INSERT INTO cdp_data.quarantine (workspace_id, source_id, reason, quarantined_at, body)
@@ -28,7 +28,7 @@ CREATE FUNCTION plant(workspace integer, person bigint, email text) RETURNS void
 $$;
 SELECT plant(workspace_id, 1000, 'person@a.example') FROM cdp_data.workspace WHERE name = 'default';
 
-SELECT plan(97);
+SELECT plan(112);
 
 -- ---------------------------------------------------------------- one workspace
 SELECT is(cdp.current_workspace(), (SELECT workspace_id FROM cdp_data.workspace), 'a superuser works in the only workspace');
@@ -215,6 +215,30 @@ SELECT lives_ok($$SELECT cdp.grant_workspace('regress_nobody', 'default')$$, 'an
 SELECT throws_ok($$SELECT cdp.grant_workspace('regress_officer', 'default')$$, '42501', NULL, 'but not to who works in another one: that would lock him out');
 SELECT throws_ok($$SELECT cdp.grant_workspace('cdp_privacy_officer', 'default')$$, '42501', NULL, 'nor to a group that he is in');
 SELECT throws_ok($$SELECT cdp.grant_workspace('public', 'default')$$, '42501', NULL, 'nor to everybody');
+
+-- ---------------------------------------------------------------- who works where
+SELECT results_eq($$SELECT workspace, roles FROM cdp.workspace$$, $$VALUES ('default', '{regress_analyst,regress_nobody}'::name[])$$, 'an admin sees the own workspace and its roles');
+SET LOCAL ROLE regress_analyst;
+SELECT throws_ok($$SELECT * FROM cdp.workspace$$, '42501', NULL, 'an analyst sees none');
+SELECT throws_ok($$SELECT cdp.required_workspace()$$, '42501', NULL, 'nor calls the steps of functions');
+RESET ROLE;
+SELECT bag_eq($$SELECT workspace FROM cdp.workspace$$, $$VALUES ('default'), ('b')$$, 'a superuser sees all of them');
+SELECT throws_ok($$SELECT count(*) FROM cdp.verify()$$, '42501', 'role "' || current_user || '" works in no workspace', 'verify() of no workspace finds nothing wrong, so it refuses');
+SELECT throws_ok($$SELECT cdp.classify_trait('plan')$$, '42501', NULL, 'nobody classifies in no workspace');
+SELECT throws_ok($$SELECT * FROM cdp.replay_quarantine('{1}')$$, '42501', NULL, 'nor replays');
+SELECT results_eq($$SELECT severity FROM cdp.status WHERE item = 'workspace'$$, $$VALUES ('info')$$, 'cdp.status says so');
+SELECT is_empty($$SELECT * FROM cdp.status WHERE item LIKE 'workspace %'$$, 'and nothing else on workspaces');
+CREATE ROLE regress_gone;
+SELECT lives_ok($$SELECT cdp.grant_workspace('regress_gone', 'b')$$, 'a role is granted one');
+DROP ROLE regress_gone;
+SELECT results_eq($$SELECT severity, item, message FROM cdp.status WHERE item LIKE 'workspace %'$$,
+	$$VALUES ('warning', 'workspace b', 'role "regress_gone", which was granted it, does not exist')$$, 'cdp.status names a grant to a role that was dropped');
+SET LOCAL ROLE regress_admin;
+SELECT is_empty($$SELECT * FROM cdp.status WHERE item LIKE 'workspace %'$$, 'but not to who works elsewhere');
+RESET ROLE;
+SELECT lives_ok($$SELECT cdp.revoke_workspace('regress_gone', 'b')$$, 'it can be revoked');
+SELECT is_empty($$SELECT * FROM cdp.status WHERE item LIKE 'workspace %'$$, 'and is gone');
+SELECT throws_ok($$SELECT cdp.revoke_workspace('regress_gone', 'b')$$, '42704', NULL, 'once');
 
 SELECT * FROM finish();
 ROLLBACK;
