@@ -738,9 +738,9 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	nest = NewGUCNestLevel();
 	wait_no_longer();
 	report_workers(&r);
-	(void) report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version");
+	if (report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version"))
+		report_workspace(&r);
 	(void) report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
-	report_workspace(&r);
 	if (report_requirement(&r, "owner", cdp_owner_require, "the tables belong to cdp_owner"))
 		report_tables(&r);
 	AtEOXact_GUC(true, nest);

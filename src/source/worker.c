@@ -10,7 +10,8 @@
  * The loop: poll what is in the transport's queue, up to cdp.batch_rows and
  * cdp.batch_bytes; apply it in one transaction that also advances the
  * positions; report.  No transaction is open while it waits, and it waits for
- * the latch, the transport's pipe and the postmaster at once.  What arrives
+ * the latch, the transport's pipe and the postmaster at once; one that is busy
+ * asks for the postmaster before each transaction.  What arrives
  * after a quiet moment is committed at once; after that, batches start at least
  * PACE_MS apart, so a steady flow makes at most a hundred commits a second and
  * a fast one makes big batches.
@@ -50,6 +51,7 @@
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/pmsignal.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -89,9 +91,18 @@ static int	retries[2];			/* in a row, of each */
 
 /* ---------------------------------------------------------------- transactions */
 
+/* Else a busy one would go on to the end of the topic, and no server can start beside it. */
+static void
+end_with_postmaster(void)
+{
+	if (!PostmasterIsAlive())
+		proc_exit(1);
+}
+
 void
 cdp_worker_begin(void)
 {
+	end_with_postmaster();
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());

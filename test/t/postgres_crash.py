@@ -18,6 +18,10 @@ psycopg = postgres.psycopg
 ROUNDS = 100 if os.environ.get('CDP_SOAK') else 4
 PROCESSES = ('client backend', 'cdp source', 'cdp maintenance', 'cdp launcher', 'walwriter', 'checkpointer')
 WAITING = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'CREATE EXTENSION%'"
+BACKLOG = 20000
+SLOW_BATCH = 100
+SLOW = 'CREATE FUNCTION public.slow() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN PERFORM count(*) FROM generate_series(1, 300000); RETURN new; END$$'
+POSITIONS = 'SELECT sum("position")::bigint FROM cdp_data.source_offset'
 INSTALL = ('CREATE EXTENSION cdp', 'SELECT cdp.setup()')
 
 
@@ -128,6 +132,32 @@ def rounds(s):
     s.judge('kill -9')
 
 
+def killed_beside_busy_worker(s):
+    """A worker with a backlog waits for nothing, and sees all the same that the postmaster is gone: it does not go on to the end."""
+    s.server.rows('SELECT cdp.pause_source(%s)', shop.SOURCE)
+    s.server.rows('SELECT cdp.alter_source(%s, workers => 1)', shop.SOURCE)
+    s.server.rows(SLOW)
+    s.server.rows('CREATE TRIGGER slow BEFORE UPDATE ON cdp_data.source_offset FOR EACH ROW EXECUTE FUNCTION public.slow()')
+    s.server.configure(cdp__batch_rows=SLOW_BATCH)
+    s.server.rows('SELECT pg_reload_conf()')
+    s.send(BACKLOG)
+    s.producer.flush()
+    done = s.server.value(POSITIONS)
+    s.server.rows('SELECT cdp.resume_source(%s)', shop.SOURCE)
+    tap.wait_for(lambda: s.server.value(POSITIONS), 'the worker is busy', good=lambda position: position > done + BACKLOG / 20)
+    seen = s.server.value(POSITIONS)
+    s.server.kill()
+    s.server.configure(cdp__workers='off', cdp__batch_rows=20000)
+    s.server.start()
+    s.server.rows('DROP TRIGGER slow ON cdp_data.source_offset')
+    went_on = s.server.value(POSITIONS) - seen
+    tap.ok(went_on <= 20 * SLOW_BATCH, 'kill -9 of the server beside a backlog: its worker ends at once', went_on)
+    tap.note(f'{went_on} of {BACKLOG} messages were consumed meanwhile')
+    s.server.configure(cdp__workers='on')
+    s.server.rows('SELECT pg_reload_conf()')
+    s.judge('kill -9 beside a backlog')
+
+
 def main():
     """One server and one broker."""
     s = shop.Shop('crash')
@@ -137,6 +167,7 @@ def main():
     s.open()
     killed_installation(s)
     rounds(s)
+    killed_beside_busy_worker(s)
     s.server.stop()
 
 
