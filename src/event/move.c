@@ -6,7 +6,8 @@
  * times.  The event's fragment is computed again (recompute.c, dirty.c).  The
  * event may have been the first that presented its link, or its identifier
  * alone: the least evidence time of that anchor is read again from all its
- * events, unless it was of another one that was purged since, and stays.  The row of the link or identifier may lie elsewhere than the event (a
+ * events, unless it was of another one that was purged since, and stays; that
+ * one may have had the same message id.  The row of the link or identifier may lie elsewhere than the event (a
  * demoted identifier leads the link, say), and its guard is written, too.
  *
  * The delivery itself is no evidence: its source may be another than the one
@@ -33,6 +34,7 @@ typedef struct Moved
 	int64	   *anchors;
 	int64	   *guarded;		/* identifiers that lead their links, or were alone */
 	Datum	   *messages;		/* ids */
+	Datum	   *before;			/* their evidence times were */
 	int			n;
 } Moved;
 
@@ -66,7 +68,10 @@ still_moves(CdpEvent *ev)
 	bool		moves = cdp_spi_run(&read_seen_plan, &key, NULL) == 1 && ev->received_at < cdp_spi_int64(0, 2);
 
 	if (moves)
+	{
 		ev->moved_from = cdp_spi_int64(0, 1);
+		ev->moved_evidence = Min(ev->moved_from, cdp_spi_int64(0, 2));
+	}
 	cdp_spi_end();
 	return moves;
 }
@@ -127,6 +132,7 @@ move(CdpWork *w, CdpEvent *ev, Moved *moved)
 	moved->fragments[moved->n] = fragment_id;
 	moved->anchors[moved->n] = ev->anchor;
 	moved->guarded[moved->n] = led->hash;
+	moved->before[moved->n] = TimestampTzGetDatum(ev->moved_evidence);
 	moved->messages[moved->n++] = cdp_text(ev->message_id);
 }
 
@@ -138,11 +144,12 @@ static CdpSpi links_plan = {
 	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)"
 	"  ORDER BY e.anchor, e.source_id, least(e.occurred_at, e.received_at), e.message_id)"
 	" UPDATE cdp_data.link l SET first_at = m.at, first_message = m.message_id, first_event_id = m.event_id"
-	" FROM least m, ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4)) AS g(anchor, guarded, message)"
+	" FROM least m, ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5))"
+	" AS g(anchor, guarded, message, before)"
 	" WHERE g.anchor = m.anchor AND l.identifier_id = g.guarded AND l.link_id = m.anchor"
 	"  AND l.source_id = m.source_id AND (l.first_at <> m.at OR l.first_message <> m.message_id)"
-	"  AND (l.first_message = g.message OR (m.at, m.message_id) < (l.first_at, l.first_message))",
-	4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID}
+	"  AND ((l.first_message = g.message AND l.first_at = g.before) OR (m.at, m.message_id) < (l.first_at, l.first_message))",
+	5, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 };
 
 static CdpSpi alone_plan = {
@@ -150,19 +157,20 @@ static CdpSpi alone_plan = {
 	"  FROM cdp_data.event e WHERE e.fragment_id = ANY ($1) AND e.anchor = ANY ($2)"
 	"  ORDER BY e.anchor, least(e.occurred_at, e.received_at), e.message_id)"
 	" UPDATE cdp_data.identifier i SET alone_at = m.at, alone_message = m.message_id"
-	" FROM least m, ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4)) AS g(guarded, message)"
+	" FROM least m, ROWS FROM (pg_catalog.unnest($3), pg_catalog.unnest($4), pg_catalog.unnest($5)) AS g(guarded, message, before)"
 	" WHERE i.identifier_id = m.anchor AND g.guarded = m.anchor"
 	"  AND (i.alone_at IS DISTINCT FROM m.at OR i.alone_message IS DISTINCT FROM m.message_id)"
-	"  AND (i.alone_at IS NULL OR i.alone_message = g.message OR (m.at, m.message_id) < (i.alone_at, i.alone_message))",
-	4, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID}
+	"  AND (i.alone_at IS NULL OR (i.alone_message = g.message AND i.alone_at = g.before) OR (m.at, m.message_id) < (i.alone_at, i.alone_message))",
+	5, {INT8ARRAYOID, INT8ARRAYOID, INT8ARRAYOID, TEXTARRAYOID, TIMESTAMPTZARRAYOID}
 };
 
 static void
 recompute_evidence(const Moved *moved)
 {
-	Datum		args[4] = {cdp_int8_array(moved->fragments, moved->n), cdp_int8_array(moved->anchors, moved->n),
+	Datum		args[5] = {cdp_int8_array(moved->fragments, moved->n), cdp_int8_array(moved->anchors, moved->n),
 		cdp_int8_array(moved->guarded, moved->n),
-	PointerGetDatum(construct_array(moved->messages, moved->n, TEXTOID, -1, false, TYPALIGN_INT))};
+		PointerGetDatum(construct_array(moved->messages, moved->n, TEXTOID, -1, false, TYPALIGN_INT)),
+	PointerGetDatum(construct_array(moved->before, moved->n, TIMESTAMPTZOID, 8, true, TYPALIGN_DOUBLE))};
 
 	cdp_spi_exec(&links_plan, args, NULL);
 	cdp_spi_exec(&alone_plan, args, NULL);
@@ -183,6 +191,7 @@ cdp_store_moves(CdpWork *w)
 	moved.anchors = palloc(w->nmoves * sizeof(int64));
 	moved.guarded = palloc(w->nmoves * sizeof(int64));
 	moved.messages = palloc(w->nmoves * sizeof(Datum));
+	moved.before = palloc(w->nmoves * sizeof(Datum));
 	for (int i = 0; i < w->nmoves; i++)
 		move(w, w->moves[i], &moved);
 	CommandCounterIncrement();
