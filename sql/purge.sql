@@ -112,4 +112,13 @@ SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-r"
 SELECT * FROM pu_people WHERE value IN ('pu-q', 'pu-r', 'pu-v') ORDER BY value;
 SELECT count(*) FROM cdp.verify();
 
+-- what a purged event said of who is who stays, also when another event of its message id is moved
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-s", "anonymousId": "pu-w", "messageId": "pu-40", "originalTimestamp": "1994-03-20T00:00:00Z"}');
+SELECT cdp.purge_before('1994-03-25', dry_run => false)->'people' AS people;
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-s", "anonymousId": "pu-w", "messageId": "pu-40", "originalTimestamp": "1994-04-20T00:00:00Z", "receivedAt": "1994-04-22T00:00:00Z"}');
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-s", "anonymousId": "pu-w", "messageId": "pu-40", "originalTimestamp": "1994-04-20T00:00:00Z", "receivedAt": "1994-04-19T00:00:00Z"}');
+SELECT outcome FROM cdp.ingest('{"type": "track", "event": "x", "userId": "pu-t", "anonymousId": "pu-w", "messageId": "pu-41", "originalTimestamp": "1994-04-01T00:00:00Z"}');
+SELECT received_at, cdp.find_profile('anonymous_id', 'pu-w') = cdp.find_profile('user_id', 'pu-s') AS with_s FROM cdp.event WHERE message_id = 'pu-40';
+SELECT count(*) FROM cdp.verify();
+
 DROP VIEW pu_people;

@@ -171,7 +171,6 @@ typedef struct CdpEvent
 	int64		fragment_id;	/* 0: nobody */
 	int64		event_id;
 	TimestampTz moved_from;		/* occurred_at of the stored event, when this delivery moves it */
-	TimestampTz moved_evidence; /* and its evidence time */
 } CdpEvent;
 
 /* a message, or an element of one, that goes to quarantine */

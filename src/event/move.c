@@ -7,8 +7,9 @@
  * event may have been the first that presented its link, or its identifier
  * alone: the least evidence time of that anchor is read again from all its
  * events, unless it was of another one that was purged since, and stays; that
- * one may have had the same message id.  The row of the link or identifier may lie elsewhere than the event (a
- * demoted identifier leads the link, say), and its guard is written, too.
+ * one may have had the same message id.  The row of the link or identifier may
+ * lie elsewhere than the event (a demoted identifier leads the link, say), and
+ * its guard is written, too.
  *
  * The delivery itself is no evidence: its source may be another than the one
  * that the event, and so the link, is stored for, and when another batch had a
@@ -60,9 +61,10 @@ static CdpSpi read_seen_plan = {
 /*
  * Does this delivery still come before the one that is stored?  The row of
  * message_seen is locked, since an event of nobody has no profile to lock.
+ * *evidence_at is set to what the stored one says.
  */
 static bool
-still_moves(CdpEvent *ev)
+still_moves(CdpEvent *ev, TimestampTz *evidence_at)
 {
 	Datum		key = PointerGetDatum(ev->seen_key);
 	bool		moves = cdp_spi_run(&read_seen_plan, &key, NULL) == 1 && ev->received_at < cdp_spi_int64(0, 2);
@@ -70,7 +72,7 @@ still_moves(CdpEvent *ev)
 	if (moves)
 	{
 		ev->moved_from = cdp_spi_int64(0, 1);
-		ev->moved_evidence = Min(ev->moved_from, cdp_spi_int64(0, 2));
+		*evidence_at = Min(ev->moved_from, cdp_spi_int64(0, 2));
 	}
 	cdp_spi_end();
 	return moves;
@@ -118,9 +120,10 @@ move(CdpWork *w, CdpEvent *ev, Moved *moved)
 {
 	const CdpIdent *led = ev->link ? ev->link->members[0] : ev->nidents ? ev->idents[0] : NULL;
 	int64		fragment_id;
+	TimestampTz evidence_at;
 	CdpFragment *f;
 
-	if (!still_moves(ev) || !move_event(ev, &fragment_id))
+	if (!still_moves(ev, &evidence_at) || !move_event(ev, &fragment_id))
 		return;
 	move_seen(ev);
 	if (fragment_id && (f = cdp_work_fragment(w, fragment_id)) != NULL)
@@ -132,7 +135,7 @@ move(CdpWork *w, CdpEvent *ev, Moved *moved)
 	moved->fragments[moved->n] = fragment_id;
 	moved->anchors[moved->n] = ev->anchor;
 	moved->guarded[moved->n] = led->hash;
-	moved->before[moved->n] = TimestampTzGetDatum(ev->moved_evidence);
+	moved->before[moved->n] = TimestampTzGetDatum(evidence_at);
 	moved->messages[moved->n++] = cdp_text(ev->message_id);
 }
 
