@@ -673,15 +673,6 @@ cdp_workspace_by_id(int32 workspace_id)
 	return &e->workspace;
 }
 
-static void
-refuse_no_workspace(void)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
-			 errhint("Ask for cdp.grant_workspace(role, workspace); where a function takes a workspace, name it.")));
-}
-
 typedef struct Named
 {
 	CdpStr		name;
@@ -713,7 +704,10 @@ cdp_required_workspace(void)
 	int32		id = cdp_caller_workspace();
 
 	if (id == 0)
-		refuse_no_workspace();
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" works in no workspace", GetUserNameFromId(cdp_caller_role(), false)),
+				 errhint("Ask for cdp.grant_workspace(role, workspace); where a function takes a workspace, name it.")));
 	return id;
 }
 

@@ -62,7 +62,7 @@ typedef struct Component
 	int			nlinks;
 	bool		contested_before;
 	CdpFold		fold;
-	bool	   *presented_early;	/* per identifier of the fold: before the watermark */
+	bool	   *presented_early;	/* per identifier of the fold: before the watermark; NULL: not asked yet */
 	int64		contest_id;
 } Component;
 
@@ -369,16 +369,35 @@ has_better_claim(const Component *c, int a, int b)
 	return cdp_fold_ident_cmp(&c->fold.idents[a], &c->fold.idents[b]) < 0;
 }
 
-/* which live identifier of members[from..to) decides which profile keeps the fragment? -1: none */
+/* do the live identifiers of members[from..to) belong to several profiles? */
+static bool
+is_split(const Component *c, int from, int to)
+{
+	int			profile = -1;
+
+	for (int i = from; i < to; i++)
+	{
+		int			p = c->fold.idents[i].profile;
+
+		if (p >= 0 && profile >= 0 && p != profile)
+			return true;
+		profile = Max(profile, p);
+	}
+	return false;
+}
+
+/* which of them decides which profile keeps the fragment? */
 static int
-keeper(const Component *c, int from, int to)
+keeper(Component *c, int from, int to)
 {
 	int			best = -1;
 
+	if (c->presented_early == NULL)
+		note_early(c);
 	for (int i = from; i < to; i++)
 		if (c->fold.idents[i].profile >= 0 && (best < 0 || has_better_claim(c, i, best)))
 			best = i;
-	return best < 0 ? -1 : c->fold.idents[best].profile;
+	return c->fold.idents[best].profile;
 }
 
 static void
@@ -387,13 +406,14 @@ split_fragments(Component *c, CdpFragment ***all, int *nall)
 	*all = palloc((c->nfragments + c->nmembers) * sizeof(CdpFragment *));
 	*nall = c->nfragments;
 	memcpy(*all, c->fragments, c->nfragments * sizeof(CdpFragment *));
-	note_early(c);
 	for (int from = 0, to; from < c->nmembers; from = to)
 	{
 		int			keep;
 
 		for (to = from + 1; to < c->nmembers && c->members[to].fragment_id == c->members[from].fragment_id; to++)
 			;
+		if (!is_split(c, from, to))
+			continue;
 		keep = keeper(c, from, to);
 		for (int i = from; i < to; i++)
 		{

@@ -325,13 +325,11 @@ search_and_erase(void *arg)
 
 	o->mentions = (CdpErasureCounts) {0};
 	search_mentions(a->request, o);
-	while (has_attempts_left(o))
-	{
-		if (!plan(a->request, o) || !same_ids(searched.tokens, searched.ntokens, o->plan.tokens, o->plan.ntokens))
-			return false;
+	do
 		run(erase_once, a);
-	}
-	return true;
+	while (has_attempts_left(o) && plan(a->request, o) &&
+		   same_ids(searched.tokens, searched.ntokens, o->plan.tokens, o->plan.ntokens));
+	return o->done;
 }
 
 static bool
