@@ -17,6 +17,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "commands/trigger.h"
@@ -293,18 +294,29 @@ cdp_caller_role(void)
 	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
 }
 
+/*
+ * Types, functions and operators are looked up by name: without the safe path
+ * one of the caller's, be it only a temporary type, would run as that role.
+ */
+static void
+become(Oid role, int flags, CdpUserContext *save)
+{
+	GetUserIdAndSecContext(&save->userid, &save->sec_context);
+	SetUserIdAndSecContext(role, save->sec_context | SECURITY_LOCAL_USERID_CHANGE | flags);
+	save->path = strcmp(namespace_search_path, SAFE_PATH) == 0 ? 0 : cdp_push_safe_path();
+}
+
 void
 cdp_become_owner(CdpUserContext *save)
 {
-	GetUserIdAndSecContext(&save->userid, &save->sec_context);
-	SetUserIdAndSecContext(cdp_owner_role(),
-						   save->sec_context | SECURITY_LOCAL_USERID_CHANGE | SECURITY_NOFORCE_RLS);
+	become(cdp_owner_role(), SECURITY_NOFORCE_RLS, save);
+}
 
-	/*
-	 * operators are looked up by name: one of the caller's would run as
-	 * cdp_owner
-	 */
-	save->path = strcmp(namespace_search_path, SAFE_PATH) == 0 ? 0 : cdp_push_safe_path();
+/* Who sees the activity of every session, and nothing else that others do not. */
+void
+cdp_become_stats_reader(CdpUserContext *save)
+{
+	become(ROLE_PG_READ_ALL_STATS, 0, save);
 }
 
 void

@@ -144,6 +144,7 @@ typedef struct CdpUserContext
 } CdpUserContext;
 
 extern void cdp_become_owner(CdpUserContext *save);
+extern void cdp_become_stats_reader(CdpUserContext *save);
 extern void cdp_become_caller(const CdpUserContext *save);
 
 /* ---------------------------------------------------------------- configuration cache (config.c) */

@@ -10,7 +10,6 @@
 
 #include "access/xact.h"
 #include "access/xlog.h"
-#include "catalog/pg_authid.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -629,28 +628,26 @@ report_erasure(Report *r)
 }
 
 /*
- * What keeps old row versions alive: asked as the bootstrap superuser, so that
+ * What keeps old row versions alive: asked as who sees all sessions, so that
  * every caller gets the same answer; names only a process, slot or transaction.
  * SPI is connected.
  */
 static void
 report_snapshots(Report *r)
 {
-	Oid			userid;
-	int			sec_context;
+	CdpUserContext save;
 	int			rc;
 
-	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(BOOTSTRAP_SUPERUSERID, sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	cdp_become_stats_reader(&save);
 	rc = SPI_execute("SELECT h.holder, pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.since)::pg_catalog.int8"
-					 " FROM (SELECT 'process ' OPERATOR(pg_catalog.||) pid::text AS holder, xact_start AS since"
+					 " FROM (SELECT 'process ' OPERATOR(pg_catalog.||) pid::pg_catalog.text AS holder, xact_start AS since"
 					 " FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL"
 					 " AND pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()"
 					 " AND (datname OPERATOR(pg_catalog.=) pg_catalog.current_database() OR datname IS NULL)"
 					 " UNION ALL SELECT 'prepared transaction', prepared FROM pg_catalog.pg_prepared_xacts"
 					 " WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database()) h"
 					 " WHERE h.since IS NOT NULL ORDER BY h.since LIMIT 1", true, 0);
-	SetUserIdAndSecContext(userid, sec_context);
+	cdp_become_caller(&save);
 	if (rc != SPI_OK_SELECT)
 		elog(ERROR, "cdp: could not look for the oldest snapshot");
 	if (SPI_processed == 0)
