@@ -1,5 +1,5 @@
 /*
- * clock.c: the floor under the instants of batches (R22).
+ * clock.c: the floor under the instants of batches (R22), and whether the clock was set.
  *
  * The floor is the greatest instant that a batch of this server was stamped
  * with: an atomic in shared memory, raised by the engine, and kept in
@@ -8,8 +8,17 @@
  * first batch, so that a restart, a promotion or a restore does not go back
  * behind it by more than that second.  When the clock is set back, batches are
  * stamped with the floor until the clock has caught up.
+ *
+ * The postmaster notes at its start by how much the wall clock is ahead of a
+ * clock that nobody sets; its children inherit that.  A greater difference later
+ * means that the clock was set forward since, which is no good clock to delete
+ * by.  Imprecise: a clock that was wrong before the server started, and a
+ * machine whose other clock stood still (a paused virtual machine), are taken
+ * for right and for set forward.
  */
 #include "postgres.h"
+
+#include <time.h>
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -28,7 +37,14 @@
 
 #define WARN_BEHIND_US USECS_PER_SEC	/* a clock this far below the floor was set back */
 
+#ifdef CLOCK_BOOTTIME
+#define UNSET_CLOCK CLOCK_BOOTTIME	/* goes on while the machine sleeps */
+#else
+#define UNSET_CLOCK CLOCK_MONOTONIC
+#endif
+
 static pg_atomic_uint64 *floor_instant = NULL;	/* NULL: not preloaded */
+static int64 lead_at_start = 0; /* of the wall clock, when the postmaster started */
 static shmem_request_hook_type prev_request_hook = NULL;
 static shmem_startup_hook_type prev_startup_hook = NULL;
 
@@ -54,9 +70,21 @@ attach_memory(void)
 	LWLockRelease(AddinShmemInitLock);
 }
 
+/* by how much the wall clock is ahead of the one that nobody sets, us */
+static int64
+clock_lead(void)
+{
+	struct timespec unset;
+
+	if (clock_gettime(UNSET_CLOCK, &unset) != 0)
+		elog(ERROR, "cdp: clock_gettime failed: %m");
+	return GetCurrentTimestamp() - ((int64) unset.tv_sec * USECS_PER_SEC + unset.tv_nsec / 1000);
+}
+
 void
 cdp_clock_init(void)
 {
+	lead_at_start = clock_lead();
 	prev_request_hook = shmem_request_hook;
 	shmem_request_hook = request_memory;
 	prev_startup_hook = shmem_startup_hook;
@@ -73,6 +101,19 @@ cdp_clock_raise(TimestampTz instant)
 	seen = pg_atomic_read_u64(floor_instant);
 	while ((TimestampTz) seen < instant && !pg_atomic_compare_exchange_u64(floor_instant, &seen, (uint64) instant))
 		 /* seen was set to the newer value */ ;
+}
+
+int64
+cdp_clock_set_forward(void)
+{
+	/* the superuser's override is meant */
+	return cdp_clock_override[0] ? 0 : Max(clock_lead() - lead_at_start, 0);
+}
+
+int64
+cdp_clock_behind(void)
+{
+	return floor_instant ? Max((TimestampTz) pg_atomic_read_u64(floor_instant) - cdp_clock(), 0) : 0;
 }
 
 int64

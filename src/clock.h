@@ -12,6 +12,15 @@ extern void cdp_clock_init(void);
 /* the clock, or the floor where the clock was set back */
 extern TimestampTz cdp_clock_above_floor(void);
 
+/* by how much the clock was set forward since the server started, us */
+extern int64 cdp_clock_set_forward(void);
+
+/* who deletes by the clock refuses when it was set forward by more than this */
+#define CDP_CLOCK_TRUST_US USECS_PER_HOUR
+
+/* by how much the clock is behind the instant of the last batch, us */
+extern int64 cdp_clock_behind(void);
+
 /* an instant was used: no later batch comes before it */
 extern void cdp_clock_raise(TimestampTz instant);
 

@@ -19,6 +19,9 @@
  *
  * The worker's part is in resweep.c.
  *
+ * An instant is mostly reckoned from the clock, so a clock that was set forward
+ * since the server started refuses the purge (clock.c).
+ *
  * Imprecise: a message of which two deliveries lie on either side of W (R25) is
  * purged with the delivery that defined its times, and the other one, should it
  * come again, is a new event.
@@ -39,6 +42,7 @@
 #include "utils/timestamp.h"
 
 #include "catalog.h"
+#include "clock.h"
 #include "engine.h"
 #include "privacy/purge.h"
 #include "privacy/sweep.h"
@@ -308,6 +312,20 @@ instant_argument(FunctionCallInfo fcinfo)
 	return instant;
 }
 
+/* F20: what is purged by a clock that is wrong is gone, and refused for as long as it was wrong */
+static void
+check_clock(void)
+{
+	int64		by = cdp_clock_set_forward();
+
+	if (by > CDP_CLOCK_TRUST_US)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the clock was set forward by %lld s since the server started", (long long) (by / USECS_PER_SEC)),
+				 errdetail("A purge by a clock that is wrong could delete what is to be kept."),
+				 errhint("Set the clock right. If it is right, restart the server.")));
+}
+
 static void
 check_class(FunctionCallInfo fcinfo)
 {
@@ -369,6 +387,7 @@ cdp_sql_purge_before(PG_FUNCTION_ARGS)
 	if (!dry)
 	{
 		PreventCommandDuringRecovery("cdp.purge_before()");
+		check_clock();
 		cdp_require_read_committed("purge");
 	}
 	cdp_become_owner(&user);

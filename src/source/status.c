@@ -20,12 +20,14 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
+#include "clock.h"
 #include "launcher.h"
 
 #define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
 #define OLD_PURGE_S 60			/* what was purged before, and may be left, is not looked for */
 #define LOCK_TIMEOUT_MS 1000	/* for a table that somebody locks */
+#define OLD_CLOCK_S 60			/* the clock is so far behind the last batch: it was set back */
 #define OLD_SNAPSHOT_S 300		/* a snapshot that is older makes hot rows slow */
 
 /* ---------------------------------------------------------------- workers and partitions */
@@ -661,6 +663,24 @@ report_snapshots(Report *r)
 }
 
 static void
+report_clock(Report *r)
+{
+	int64		forward = cdp_clock_set_forward();
+	int64		behind = cdp_clock_behind();
+
+	if (forward > CDP_CLOCK_TRUST_US)
+		say(r, "warning", "clock",
+			psprintf("the clock was set forward by %lld s since the server started; cdp.purge_before() refuses", (long long) (forward / USECS_PER_SEC)),
+			"Set the clock right. If it is right, restart the server.");
+	else if (behind > OLD_CLOCK_S * USECS_PER_SEC)
+		say(r, "warning", "clock",
+			psprintf("the clock is %lld s behind the last batch; batches are stamped with that instant until it has caught up", (long long) (behind / USECS_PER_SEC)),
+			"Set the clock right, if it is not.");
+	else
+		say(r, "ok", "clock", "the clock was not set since the server started", NULL);
+}
+
+static void
 report_workers(Report *r)
 {
 	if (RecoveryInProgress())
@@ -734,6 +754,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	say(&r, "ok", "preload", "the library was preloaded", NULL);
 	nest = NewGUCNestLevel();
 	wait_no_longer();
+	report_clock(&r);
 	report_workers(&r);
 	if (report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version"))
 		report_workspace(&r);

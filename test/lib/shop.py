@@ -74,7 +74,7 @@ class Shop:
         """Every worker says so, and nothing in cdp.status is an error."""
         try:
             return self.server.value(
-                "SELECT bool_and(severity NOT IN ('error', 'warning') OR item = 'oldest_snapshot')"
+                "SELECT bool_and(severity NOT IN ('error', 'warning') OR item IN ('oldest_snapshot', 'clock'))"
                 " AND bool_or(item = 'maintenance' AND severity = 'ok') AND bool_or(item = %s AND severity = 'ok')"
                 " FROM cdp.status", 'source ' + SOURCE, dbname=dbname)
         except postgres.psycopg.Error:

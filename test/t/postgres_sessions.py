@@ -290,6 +290,27 @@ def owner_lost(s):
     s.judge('the owner of the tables was lost for a while')
 
 
+def clock_shown(server):
+    """How bad cdp.status says that the clock is."""
+    return server.value("SELECT severity FROM cdp.status WHERE item = 'clock'")
+
+
+def purge_refused(server):
+    """Fresh events are not purged by a clock that is wrong (F20), whoever asks, and ingest of today is not refused afterwards."""
+    purge = "SELECT cdp.purge_before(now() - interval '13 months', dry_run => {})"
+    old = "SELECT count(*) FROM cdp.event WHERE occurred_at < now() - interval '13 months'"
+    watermarks = 'SELECT workspace_id, watermark FROM cdp_data.retention_watermark'
+    events, before = server.value(old), server.rows(watermarks)
+    try:
+        server.rows(purge.format('false'))
+        tap.ok(False, 'a purge is refused when the clock was set forward')
+    except psycopg.Error as e:
+        tap.ok('set forward' in str(e), 'a purge is refused when the clock was set forward', str(e))
+    tap.ok(server.value(purge.format('true')), 'its dry run tells what it would do')
+    tap.ok(server.value(old) >= events > 0, 'nothing is gone')
+    tap.same(server.rows(watermarks), before, 'no watermark is higher')
+
+
 def clock_by_years(s, wall):
     """The clock is wrong by two years, for a while: back first, since afterwards nothing is stamped before what has been."""
     for days in (-800, 800):
@@ -302,6 +323,8 @@ def clock_by_years(s, wall):
             pour.flows()
             if days > 0:
                 tap.wait_for(lambda: months(s.server), 'months are made', good=lambda n: n > before)
+                purge_refused(s.server)
+            tap.same(clock_shown(s.server), 'warning', f'cdp.status says so ({days:+} days)')
             s.server.stop()
             s.server.start()
             pour.flows()
@@ -313,6 +336,7 @@ def clock_by_years(s, wall):
     with s.pour() as pour:
         pour.flows()
     s.judge('a restart with the right clock')
+    tap.same(clock_shown(s.server), 'warning', 'cdp.status says that the clock is behind')
     tap.ok(s.server.value("SELECT clock_floor > now() + interval '790 days' FROM cdp_data.instance"),
            'batches are stamped with the last instant until the clock has caught up')
 
