@@ -167,13 +167,18 @@ def rolled_back(world):
 def killed(world):
     """kill -9 in the middle: nothing has happened; the server comes back and it can be done again."""
     world.ingest(segment.identify('ki-1', userId='ki-user', traits={'email': 'ki@forget.example'}), segment.track('ki-2', 1000, userId='ki-user'))
+
+    def kill(pid, what):
+        mark = world.server.log_mark()
+        os.kill(pid, 9)
+        tap.wait_for(lambda: 'ready to accept connections' in world.server.log_after(mark), 'the server recovers')
+        tap.same(world.server.rows(WHOLE, 'ki-user'), [(2, 1)], f'{what}: the person is whole')
+        world.clean(what)
+
     connection = world.server.connect(autocommit=False)
     world.forget('user_id', 'ki-user', connection)
-    mark = world.server.log_mark()
-    os.kill(connection.info.backend_pid, 9)
-    tap.wait_for(lambda: 'ready to accept connections' in world.server.log_after(mark), 'the server recovers')
-    tap.same(world.server.rows(WHOLE, 'ki-user'), [(2, 1)], 'killed before the commit: the person is whole')
-    world.clean('killed')
+    kill(connection.info.backend_pid, 'killed before the commit')
+    half_way(world, kill)
     world.forget('user_id', 'ki-user')
     world.server.kill()
     world.server.start()
@@ -182,18 +187,44 @@ def killed(world):
     tap.same(world.places('ki-user'), [], 'and nothing comes back')
 
 
+def half_way(world, kill):
+    """Its events are deleted, its identifiers not yet: a row between them is held."""
+    world.server.rows("""INSERT INTO cdp_data.identity_warning (workspace_id, kind, identifier_id, namespace_id, link_id, warned_at)
+                         SELECT workspace_id, 'demoted', identifier_id, namespace_id, 0, now() FROM cdp_data.identifier WHERE value = 'ki-user'""")
+    holder, connection = world.server.connect(autocommit=False), world.server.connect()
+    holder.execute('SELECT FROM cdp_data.identity_warning WHERE link_id = 0 FOR UPDATE')
+    thread = threading.Thread(target=lost_connection, args=(world, connection))
+    thread.start()
+    world.forgetting_waits()
+    kill(connection.info.backend_pid, 'killed half-way')
+    thread.join()
+    world.server.rows('DELETE FROM cdp_data.identity_warning WHERE link_id = 0')
+
+
+def lost_connection(world, connection):
+    """Forgetting that ends with its server."""
+    try:
+        world.forget('user_id', 'ki-user', connection)
+        tap.ok(False, 'forgetting ends with its server')
+    except psycopg.OperationalError:
+        pass
+
+
 def set_aside(world):
     """A batch that began before sets a message aside that nobody could see; when it has ended, that goes, too."""
     world.completed()
     world.ingest(segment.identify('st-1', userId='st-user', traits={'email': 'st@forget.example'}))
     with world.server.connect(autocommit=False) as client:
         client.execute('''INSERT INTO cdp.inbox (message) VALUES ('{"type": "track", "userId": "st-user", "traits": {"email": "ST@forget.example"}')''')
+        client.execute("""INSERT INTO cdp_data.parked (workspace_id, source_id, parked_at, record_time, body)
+                          SELECT workspace_id, source_id, now(), now(), %s FROM cdp_data.source WHERE name = 'sql'""",
+                       (segment.encode(segment.track('st-2', 1000, userId='st-user')),))      # as a worker's batch would; nobody applies it
         world.forget('user_id', 'st-user')
-        client.execute('SELECT 1')
+        tap.same(client.execute('SELECT count(*) FROM cdp_data.parked').fetchone()[0], 1, 'a running batch has parked something')
         tap.wait_for(lambda: world.server.value("SELECT count(*) FROM cdp_data.erasure WHERE completed_at IS NULL"), 'it is not complete', good=lambda n: n == 1)
         client.commit()
     world.completed()
-    tap.same([world.places('st-user'), world.places('st@forget.example')], [[], []], 'what a running batch set aside goes when it has ended')
+    tap.same([world.places('st-user'), world.places('st@forget.example')], [[], []], 'what a running batch set aside or parked goes when it has ended')
 
 
 def held(world):
