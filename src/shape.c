@@ -14,10 +14,13 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "rewrite/prs2lock.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "event/columns.h"
@@ -105,22 +108,34 @@ has_row_trigger(const TriggerDesc *t)
 				 t->trig_update_after_row);
 }
 
+/* its columns are the first ones, in their order: that is how rows are looked for */
+static bool
+has_key_of(Oid index, int nkeys)
+{
+	HeapTuple	tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(index));
+	Form_pg_index form;
+	bool		same;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for index %u", index);
+	form = (Form_pg_index) GETSTRUCT(tuple);
+	same = form->indnkeyatts == nkeys;
+	for (int i = 0; same && i < nkeys; i++)
+		same = form->indkey.values[i] == i + 1;
+	ReleaseSysCache(tuple);
+	return same;
+}
+
 /* The list of indexes was loaded by who asks for the primary key. */
 static void
 require_key(Relation rel, const Shape *shape)
 {
 	Oid			pk = cdp_primary_key_index(rel);
-	Bitmapset  *columns;
 
 	if (!OidIsValid(pk))
 		refuse(rel, "It has no primary key.");
-	columns = RelationGetIndexAttrBitmap(rel, INDEX_ATTR_BITMAP_PRIMARY_KEY);
-	if (bms_num_members(columns) != shape->nkeys)
+	if (!has_key_of(pk, shape->nkeys))
 		refuse(rel, "It has another primary key.");
-	for (int i = 1; i <= shape->nkeys; i++)
-		if (!bms_is_member(i - FirstLowInvalidHeapAttributeNumber, columns))
-			refuse(rel, "It has another primary key.");
-	bms_free(columns);
 }
 
 int

@@ -349,9 +349,14 @@ EXCEPTION WHEN SQLSTATE 'XX999' THEN
 	RETURN COALESCE(r, 'null');
 WHEN OTHERS THEN
 	GET STACKED DIAGNOSTICS m = MESSAGE_TEXT, d = PG_EXCEPTION_DETAIL, h = PG_EXCEPTION_HINT;
+	-- what is not even asked answers everybody alike
+	IF SQLSTATE IN ('42601', '42883', '42P01', '42703') OR m ~ '^permission denied for (function|view|schema)' THEN
+		RETURN clock_timestamp() || m;
+	END IF;
 	RETURN replace(concat_ws(' | ', SQLSTATE, m, NULLIF(d, ''), NULLIF(h, '')), name, 'NAME');
 END
 $$;
+SELECT isnt(answer('of_a', q, '1'), answer('of_a', q, '2'), 'A25: seen: ' || q) FROM unnest(ARRAY['SELECT cdp.no_such(NAME)', 'SELECT cdp.pause_source(''NAME'')']) q;
 SELECT is(answer(who, query, theirs), answer(who, query, nobodys), format('A25: %s: %s', query, answer(who, query, nobodys)))
 FROM person p, LATERAL (VALUES
 	('of_a'::name, $$SELECT cdp.find_profile('profile_id', 'NAME')$$, p.victim::text, '8999999'),

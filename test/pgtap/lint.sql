@@ -53,8 +53,11 @@ INSERT INTO rule (name, query) VALUES
 ('columns with identifiers or personal data have no statistics',
  $$SELECT relname, attname FROM data_column WHERE class IN ('identifier', 'personal') AND target <> 0$$),
 ('no index holds identifiers or personal data',
- $$SELECT i.indexrelid::regclass FROM pg_index i JOIN data_column c ON c.oid = i.indrelid AND c.attnum = ANY (i.indkey)
-   WHERE c.class IN ('identifier', 'personal')$$),
+ $$SELECT i.indexrelid::regclass FROM pg_index i JOIN data_column c ON c.oid = i.indrelid
+   WHERE c.class IN ('identifier', 'personal') AND (c.attnum = ANY (i.indkey)
+	-- in an expression or a predicate
+	OR EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+		AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = c.attnum))$$),
 ('every table that holds rows has a primary key',
  $$SELECT relname FROM data_table t
    WHERE relkind = 'r' AND NOT EXISTS (SELECT FROM pg_index i WHERE i.indrelid = t.oid AND i.indisprimary)$$),
@@ -123,7 +126,7 @@ SELECT is_empty(query, name) FROM rule ORDER BY number;
 -- one offender of each kind
 CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA public;
 CREATE TABLE cdp_data.planted (workspace_id integer, email text, tags public.hstore);
-CREATE INDEX ON cdp_data.planted (email);
+CREATE INDEX ON cdp_data.planted (lower(email));
 GRANT SELECT ON cdp_data.planted TO cdp_analyst;
 GRANT USAGE ON SCHEMA cdp_data TO cdp_analyst;
 INSERT INTO cdp_data.data_registry VALUES ('planted', 'email', 'identifier'), ('planted', 'gone', 'key');

@@ -116,8 +116,8 @@ def rename(s):
 
 def clone_and_drop(s):
     """A clone is made and dropped while both consume, beside what an interrupted DROP DATABASE has left."""
-    s.server.rows('CREATE DATABASE remains', dbname='postgres')
-    s.server.rows("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'remains'", dbname='postgres')
+    s.server.rows('CREATE DATABASE remains ALLOW_CONNECTIONS false', dbname='postgres')     # at no time may somebody enter
+    s.server.rows("UPDATE pg_database SET datallowconn = true, datconnlimit = -2 WHERE datname = 'remains'", dbname='postgres')
     mark = s.server.log_mark()
     with s.pour() as pour:
         pour.flows()
@@ -232,6 +232,14 @@ CHANGES = (
      'DROP TRIGGER ours ON cdp_data.identifier'),
     ('" is not as cdp made it', 'ALTER TABLE cdp_data.event ADD COLUMN ours integer NOT NULL DEFAULT 1',
      'ALTER TABLE cdp_data.event DROP COLUMN ours'),
+    ('table "identifier" is not as cdp made it', 'CREATE RULE ours AS ON UPDATE TO cdp_data.identifier DO ALSO NOTHING', 'DROP RULE ours ON cdp_data.identifier'),
+    ('table "identifier" is not as cdp made it', 'ALTER TABLE cdp_data.identifier ADD COLUMN ours integer GENERATED ALWAYS AS (1) STORED',
+     'ALTER TABLE cdp_data.identifier DROP COLUMN ours'),
+    ('table "identifier" is not as cdp made it', 'ALTER TABLE cdp_data.identifier ALTER COLUMN alone_message TYPE varchar COLLATE "C"',
+     'ALTER TABLE cdp_data.identifier ALTER COLUMN alone_message TYPE text COLLATE "C"'),
+    ('table "profile_trait" is not as cdp made it',
+     'ALTER TABLE cdp_data.profile_trait DROP CONSTRAINT profile_trait_pkey, ADD CONSTRAINT profile_trait_pkey PRIMARY KEY (chunk, fragment_id)',
+     'ALTER TABLE cdp_data.profile_trait DROP CONSTRAINT profile_trait_pkey, ADD CONSTRAINT profile_trait_pkey PRIMARY KEY (fragment_id, chunk)'),
     ('no partition of "event" covers', 'ALTER TABLE cdp_data.event DETACH PARTITION cdp_data.event_first',
      'ALTER TABLE cdp_data.event ATTACH PARTITION cdp_data.event_first {}'))
 

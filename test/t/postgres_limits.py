@@ -235,23 +235,33 @@ def big_numbers(s):
     s.judge('sequences beyond 32 bits')
 
 
-def main():
-    """All of it over one server on small disks, and one broker."""
-    if not machine.may_mount():
-        tap.skip('small disks', 'only root may mount')
-        return
-    directory = machine.fresh_directory('limits')
-    data, wal = (machine.SmallDisk(os.path.join(directory, name), size) for name, size in (('data', DATA_MB), ('wal', WAL_MB)))
-    s = shop.Shop('limits', directory, max_worker_processes=SLOTS, max_logical_replication_workers=0, max_connections=CONNECTIONS,
-                  max_locks_per_transaction=20, max_wal_size='64MB', min_wal_size='32MB', autovacuum_naptime='1s', shared_buffers='64MB',
-                  autovacuum_max_workers=3)
+SMALL = {'max_worker_processes': SLOTS, 'max_logical_replication_workers': 0, 'max_connections': CONNECTIONS, 'max_locks_per_transaction': 20,
+         'max_wal_size': '64MB', 'min_wal_size': '32MB', 'autovacuum_naptime': '1s', 'shared_buffers': '64MB', 'autovacuum_max_workers': 3}
+
+
+def move_wal(s, wal):
+    """pg_wal of a server that does not run yet has a disk of its own."""
     log = os.path.join(s.server.data, 'pg_wal')
     machine.run(['cp', '-a', log + '/.', wal.path])
     shutil.rmtree(log)
     os.symlink(wal.path, log)
+
+
+def main():
+    """All of it over one server, on small disks where some may be mounted, and one broker."""
+    directory = machine.fresh_directory('limits')
+    disks = []
+    if machine.may_mount():
+        disks = [machine.SmallDisk(os.path.join(directory, name), size) for name, size in (('data', DATA_MB), ('wal', WAL_MB))]
+    else:
+        tap.skip('small disks', 'only root may mount')
+    s = shop.Shop('limits', directory, **SMALL)
+    situations = [worker_slots, connections, locks, transaction_ids, big_numbers]
+    if disks:
+        move_wal(s, disks[1])
+        situations[3:3] = [lambda s: data_full(s, disks[0]), lambda s: administration_on_full_disk(s, disks[0]), lambda s: wal_full(s, disks[1])]
     s.open()
-    for situation in (worker_slots, connections, locks, lambda s: data_full(s, data),
-                      lambda s: administration_on_full_disk(s, data), lambda s: wal_full(s, wal), transaction_ids, big_numbers):
+    for situation in situations:
         situation(s)
     s.server.stop()
 
