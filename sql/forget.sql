@@ -145,8 +145,8 @@ SELECT cdp.set_namespace('fo_card');
 SELECT pg_temp.send('[
 	{"type": "track", "event": "a", "messageId": "fo-34", "anonymousId": "fo-d1", "originalTimestamp": "2026-01-01T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-k1"}]}},
 	{"type": "track", "event": "a", "messageId": "fo-35", "anonymousId": "fo-d2", "originalTimestamp": "2026-01-02T00:00:00Z", "context": {"externalIds": [{"type": "fo_card", "id": "fo-k2"}]}}]');
-SELECT pg_temp.send('[{"type": "track", "event": "a", "messageId": "fo-36", "userId": "fo-may", "anonymousId": "fo-d1", "originalTimestamp": "2026-01-03T00:00:00Z"},
-	{"type": "track", "event": "a", "messageId": "fo-37", "userId": "fo-may", "anonymousId": "fo-d2", "originalTimestamp": "2026-01-03T00:00:00Z"}]');
+SELECT pg_temp.send('[{"type": "track", "event": "a", "messageId": "fo-36", "userId": "fo-may", "anonymousId": "fo-d1", "originalTimestamp": "2026-01-03T00:00:00Z"}]');
+SELECT pg_temp.send('[{"type": "track", "event": "a", "messageId": "fo-37", "userId": "fo-may", "anonymousId": "fo-d2", "originalTimestamp": "2026-01-03T00:00:00Z"}]');
 SELECT pg_temp.brief(cdp.forget('anonymous_id', 'fo-d1', 'asked'));
 UPDATE cdp_data.namespace SET value_limit = 1 WHERE name = 'fo_card';
 SELECT regexp_replace(message, 'profile [0-9]+', 'profile …') FROM pg_temp.error_of($$SELECT cdp.forget('anonymous_id', 'fo-d1', 'asked')$$) message;

@@ -677,7 +677,7 @@ report_clock(Report *r)
 			psprintf("the clock is %lld s behind the last batch; batches are stamped with that instant until it has caught up", (long long) (behind / USECS_PER_SEC)),
 			"Set the clock right, if it is not.");
 	else
-		say(r, "ok", "clock", "the clock was not set since the server started", NULL);
+		say(r, "ok", "clock", "the clock goes on as when the server started", NULL);
 }
 
 static void
