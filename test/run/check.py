@@ -52,16 +52,19 @@ class Suite:
         self.check = check
         self.passed = 0
         self.failed = 0
+        self.since = time.monotonic()
 
     def count(self, passed, failed, name, output=''):
         """Add the results of one program, and print what it said if something failed."""
         self.passed += passed
         self.failed += failed
+        now = time.monotonic()
+        seconds, self.since = now - self.since, now
         if failed:
             print(f'--- {self.name}/{name}: {passed} passed, {failed} failed\n{output}', flush=True)
             self.check.failures.append(f'{self.name}/{name}: {passed} passed, {failed} failed\n' + failed_lines(output))
         else:
-            print(f'    {self.name}/{name}: {passed} passed', flush=True)
+            print(f'    {self.name}/{name}: {passed} passed, {seconds:.0f} s', flush=True)
 
 
 class Check:
