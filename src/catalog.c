@@ -283,15 +283,67 @@ cdp_owner_require(void)
 }
 
 /*
+ * Where it cannot be told for whom something runs.  Triggers of a foreign key's
+ * action run as the owner of their table, whoever caused them, and row security
+ * is not forced there.
+ */
+static void
+refuse_context(const char *why)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("cdp can not tell for whom this runs"),
+			 errdetail("%s", why)));
+}
+
+/*
  * Who runs the statement, whatever functions with the rights of others it has
- * come through.  Where the server runs code of a table's owner (ANALYZE, also
- * by autovacuum, REFRESH, CREATE INDEX, ..) that is the owner: a superuser's
- * sight is not lent to him.
+ * come through; not after cdp_become_owner().  Where the server runs code of a
+ * table's owner (ANALYZE, also by autovacuum, REFRESH, CREATE INDEX, ..) that
+ * is the owner: a superuser's sight is not lent to him.
  */
 Oid
 cdp_caller_role(void)
 {
-	return InSecurityRestrictedOperation() ? GetUserId() : GetOuterUserId();
+	Oid			userid;
+	int			context;
+
+	GetUserIdAndSecContext(&userid, &context);
+	if (context & SECURITY_NOFORCE_RLS)
+		refuse_context("A BEFORE trigger that the action of a foreign key fires runs as the owner of its table. Use an AFTER trigger.");
+	if (!(context & SECURITY_RESTRICTED_OPERATION))
+		return GetOuterUserId();
+	if (context & SECURITY_LOCAL_USERID_CHANGE)
+		refuse_context("A function with the rights of its owner runs while the server builds or maintains something of another one.");
+	return userid;
+}
+
+/* The owner of a function with his rights that the caller has come through: he gets no more than he has himself. */
+static Oid
+lent_role(Oid caller)
+{
+	Oid			userid = GetUserId();
+
+	return userid == caller || userid == cdp_owner_role() || superuser_arg(userid) ? InvalidOid : userid;
+}
+
+bool
+cdp_caller_is(CdpRoleTest test)
+{
+	Oid			caller = cdp_caller_role();
+	Oid			lent = lent_role(caller);
+
+	return test(caller) && (!OidIsValid(lent) || test(lent));
+}
+
+List *
+cdp_caller_workspaces(void)
+{
+	Oid			caller = cdp_caller_role();
+	Oid			lent = lent_role(caller);
+	List	   *workspaces = cdp_workspaces_of_role(caller);
+
+	return OidIsValid(lent) ? list_intersection_int(workspaces, cdp_workspaces_of_role(lent)) : workspaces;
 }
 
 /*

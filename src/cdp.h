@@ -124,6 +124,8 @@ extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 extern void cdp_owner_require(void);	/* raises when the tables belong to somebody else */
 extern Oid	cdp_caller_role(void);	/* whose workspace, masks and rights count */
+typedef bool (*CdpRoleTest) (Oid role);
+extern bool cdp_caller_is(CdpRoleTest test);	/* the caller, and who lends rights to a function that it has come through */
 
 /* setup.c: whose data is it? */
 typedef enum CdpAttachment
@@ -263,7 +265,7 @@ extern int32 cdp_required_workspace(void);	/* raises when there is none */
 #define CDP_EVERYBODY "public"
 #define CDP_DEFAULT_SOURCE "sql"
 
-extern bool cdp_role_has_workspace(Oid role, int32 workspace_id);
+extern List *cdp_caller_workspaces(void);	/* ids */
 extern List *cdp_workspaces_of_role(Oid role);	/* ids */
 
 extern int64 cdp_interval_us(const Interval *i);	/* a month is 30 days; at most 146,000 years */

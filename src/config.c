@@ -514,12 +514,6 @@ cdp_workspaces_of_role(Oid role)
 	return e->workspaces;
 }
 
-bool
-cdp_role_has_workspace(Oid role, int32 workspace_id)
-{
-	return list_member_int(cdp_workspaces_of_role(role), workspace_id);
-}
-
 /* ---------------------------------------------------------------- what others ask for */
 
 static void
@@ -616,19 +610,18 @@ hint_missing_source(const char *name, Oid role)
 int32
 cdp_source_id_of_caller(const char *name)
 {
-	Oid			role = cdp_caller_role();
 	Namesakes	s = {.name = cdp_str(name)};
 	ListCell   *lc;
 
-	foreach(lc, cdp_workspaces_of_role(role))
+	foreach(lc, cdp_caller_workspaces())
 		cdp_scan_index(CDP_T_SOURCE, "source_name_key", "workspace_id", lfirst_int(lc), count_namesake, &s);
-	if (s.n == 0 && superuser_arg(role))
+	if (s.n == 0 && cdp_caller_is(superuser_arg))
 		cdp_scan_table(CDP_T_SOURCE, count_namesake, &s);
 	if (s.n == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("source \"%s\" does not exist", name),
-				 hint_missing_source(name, role)));
+				 hint_missing_source(name, cdp_caller_role())));
 	if (s.n > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -759,7 +752,6 @@ cdp_key_is_open(int32 workspace_id, CdpStr key)
 int32
 cdp_caller_workspace(void)
 {
-	Oid			role = cdp_caller_role();
 	List	   *workspaces;
 
 	if (!cdp_preloaded)
@@ -767,11 +759,11 @@ cdp_caller_workspace(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cdp is not preloaded, so it can not protect what it holds"),
 				 errhint("Add cdp to shared_preload_libraries and restart the server.")));
-	workspaces = cdp_workspaces_of_role(role);
+	workspaces = cdp_caller_workspaces();
 	if (list_length(workspaces) > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" works in more than one workspace", GetUserNameFromId(role, false)),
+				 errmsg("role \"%s\" works in more than one workspace", GetUserNameFromId(cdp_caller_role(), false)),
 				 errhint("Use SET ROLE to work as a role that has one.")));
 	return workspaces ? linitial_int(workspaces) : 0;
 }

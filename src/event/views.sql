@@ -12,18 +12,19 @@ SELECT e.event_id,
 	e.original_at,
 	e.sent_at,
 	p.profile_id,
-	CASE WHEN (SELECT cdp.sees_values()) THEN e.user_id END AS user_id,
-	CASE WHEN (SELECT cdp.sees_values()) THEN e.anonymous_id END AS anonymous_id,
-	CASE WHEN (SELECT cdp.sees_values()) THEN e.properties ELSE cdp.mask_properties(e.properties) END AS properties,
-	CASE WHEN (SELECT cdp.sees_values()) THEN e.traits ELSE cdp.mask_traits(e.traits) END AS traits,
-	CASE WHEN (SELECT cdp.sees_values()) THEN e.context ELSE cdp.mask_context(e.context) END AS context,
+	CASE WHEN e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN e.user_id END AS user_id,
+	CASE WHEN e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN e.anonymous_id END AS anonymous_id,
+	CASE WHEN e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN e.properties ELSE cdp.mask_properties(e.properties) END AS properties,
+	CASE WHEN e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN e.traits ELSE cdp.mask_traits(e.traits) END AS traits,
+	CASE WHEN e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN e.context ELSE cdp.mask_context(e.context) END AS context,
 	e.topic,
 	e."partition",
 	e."offset"
 FROM cdp_data.event e
 	LEFT JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) e.fragment_id
 	LEFT JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) e.workspace_id
-	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) e.source_id;
+	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) e.source_id
+WHERE e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.event IS 'Stored events, each with the person it belongs to now.';
 COMMENT ON COLUMN cdp.event.event_id IS 'Label of the event; its order says nothing.';
 COMMENT ON COLUMN cdp.event.workspace IS 'Workspace.';
@@ -58,12 +59,13 @@ SELECT q.quarantine_id AS id,
 	q.detail,
 	q.attempts,
 	q.quarantined_at,
-	CASE WHEN (SELECT cdp.sees_values()) THEN q.body END AS body,
-	CASE WHEN (SELECT cdp.sees_values()) THEN cdp.utf8_text(q.body) END AS body_text,
-	CASE WHEN (SELECT cdp.sees_values()) THEN cdp.header_object(q.headers) END AS headers
+	CASE WHEN q.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN q.body END AS body,
+	CASE WHEN q.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN cdp.utf8_text(q.body) END AS body_text,
+	CASE WHEN q.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN cdp.header_object(q.headers) END AS headers
 FROM cdp_data.quarantine q
 	LEFT JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) q.workspace_id
-	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) q.source_id;
+	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) q.source_id
+WHERE q.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.quarantine IS 'Messages that were set aside, with the reason; repair and replay them with cdp.replay_quarantine().';
 COMMENT ON COLUMN cdp.quarantine.id IS 'Key, for cdp.replay_quarantine().';
 COMMENT ON COLUMN cdp.quarantine.workspace IS 'Workspace of the source.';

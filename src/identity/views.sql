@@ -14,7 +14,8 @@ SELECT w.name AS workspace,
 	n.blocked,
 	n.weight
 FROM cdp_data.namespace n
-	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) n.workspace_id;
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) n.workspace_id
+WHERE n.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.namespace IS 'Kinds of identifiers and their rules; set with cdp.set_namespace().';
 COMMENT ON COLUMN cdp.namespace.workspace IS 'Workspace.';
 COMMENT ON COLUMN cdp.namespace.name IS 'Name, as in identifiers.';
@@ -34,7 +35,7 @@ GRANT SELECT ON cdp.namespace TO cdp_admin, cdp_analyst, cdp_marketer, cdp_priva
 CREATE OR REPLACE VIEW cdp.identifier AS
 SELECT p.profile_id,
 	n.name AS namespace,
-	CASE WHEN (SELECT cdp.sees_values()) THEN i.value ELSE cdp.pseudonym(i.identifier_id) END AS value,
+	CASE WHEN i.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN i.value ELSE cdp.pseudonym(i.identifier_id) END AS value,
 	i.first_day,
 	i.last_day,
 	CASE i.state WHEN 'l' THEN 'live' WHEN 's' THEN 'shared' WHEN 'd' THEN 'demoted' END AS state
@@ -42,7 +43,8 @@ FROM cdp_data.identifier i
 	JOIN cdp_data.namespace n ON n.namespace_id OPERATOR(pg_catalog.=) i.namespace_id
 	-- a condition of the join, so that the identifiers of a person are found by index
 	LEFT JOIN cdp_data.profile p ON p.fragment_id OPERATOR(pg_catalog.=) i.fragment_id
-		AND i.state OPERATOR(pg_catalog.<>) 'd';
+		AND i.state OPERATOR(pg_catalog.<>) 'd'
+WHERE i.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.identifier IS 'Identifiers, each with the person it belongs to now.';
 COMMENT ON COLUMN cdp.identifier.profile_id IS 'The person; NULL for a demoted identifier, which belongs to nobody.';
 COMMENT ON COLUMN cdp.identifier.namespace IS 'Namespace.';
@@ -57,13 +59,14 @@ CREATE OR REPLACE VIEW cdp.identity_warning AS
 SELECT x.warning_id,
 	(SELECT w.name FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) x.workspace_id) AS workspace,
 	x.kind OPERATOR(pg_catalog.||) ' ' OPERATOR(pg_catalog.||) n.name OPERATOR(pg_catalog.||) ':' OPERATOR(pg_catalog.||)
-		CASE WHEN (SELECT cdp.sees_values()) THEN i.value ELSE cdp.pseudonym(x.identifier_id) END
+		CASE WHEN x.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN i.value ELSE cdp.pseudonym(x.identifier_id) END
 		OPERATOR(pg_catalog.||) COALESCE(' (' OPERATOR(pg_catalog.||) b.name OPERATOR(pg_catalog.||) ')', '') AS warning,
 	x.warned_at
 FROM cdp_data.identity_warning x
 	JOIN cdp_data.identifier i ON i.identifier_id OPERATOR(pg_catalog.=) x.identifier_id
 	JOIN cdp_data.namespace n ON n.namespace_id OPERATOR(pg_catalog.=) i.namespace_id
-	LEFT JOIN cdp_data.namespace b ON b.namespace_id OPERATOR(pg_catalog.=) x.namespace_id;
+	LEFT JOIN cdp_data.namespace b ON b.namespace_id OPERATOR(pg_catalog.=) x.namespace_id
+WHERE x.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.identity_warning IS 'What was left out or refused while people were told apart, each finding once; a log, and dependent on the order of arrival.';
 COMMENT ON COLUMN cdp.identity_warning.warning_id IS 'Key, in order of the findings.';
 COMMENT ON COLUMN cdp.identity_warning.workspace IS 'Workspace.';

@@ -56,7 +56,7 @@ reads_our_tables(const PlannedStmt *plan)
 static bool
 sees_plans(void)
 {
-	return superuser_arg(cdp_caller_role()) || list_length(cdp_workspace_ids()) < 2;
+	return cdp_caller_is(superuser_arg) || list_length(cdp_workspace_ids()) < 2;
 }
 
 static void

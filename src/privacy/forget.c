@@ -46,6 +46,7 @@ typedef struct Request
 	char	   *reason;
 	char	   *scope;			/* NULL: not said */
 	bool		dry_run;
+	Oid			role;			/* who asks */
 } Request;
 
 typedef struct Outcome
@@ -262,7 +263,7 @@ record(const Request *r, Outcome *o)
 	NameData	by;
 	Datum		args[7];
 
-	namestrcpy(&by, GetUserNameFromId(cdp_caller_role(), false));
+	namestrcpy(&by, GetUserNameFromId(r->role, false));
 	args[0] = Int32GetDatum(r->workspace->id);
 	args[1] = TimestampTzGetDatum(o->not_before);
 	args[2] = NameGetDatum(&by);
@@ -447,6 +448,7 @@ read_request(FunctionCallInfo fcinfo, Request *r)
 	r->namespace_name = cdp_str(namespace_name);
 	r->value = cdp_str(value);
 	r->workspace = cdp_workspace_of_caller(NULL);
+	r->role = cdp_caller_role();
 }
 
 static void

@@ -94,12 +94,12 @@ COMMENT ON FUNCTION cdp.purge_before(timestamptz, text, boolean) IS
 
 -- ---------------------------------------------------------------- masks
 
-CREATE FUNCTION cdp.sees_values() RETURNS boolean
-	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_sees_values';
-REVOKE ALL ON FUNCTION cdp.sees_values() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cdp.sees_values() TO cdp_admin, cdp_ingest, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
-COMMENT ON FUNCTION cdp.sees_values() IS
-'Whether the calling role sees values in the views: superusers and members of cdp_admin and cdp_privacy_officer do; others see pseudonyms and classified keys.';
+CREATE FUNCTION cdp.values_workspace() RETURNS integer
+	LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_values_workspace';
+REVOKE ALL ON FUNCTION cdp.values_workspace() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.values_workspace() TO cdp_admin, cdp_ingest, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+COMMENT ON FUNCTION cdp.values_workspace() IS
+'The workspace whose values the calling role sees in the views: cdp.current_workspace() for superusers and members of cdp_admin and cdp_privacy_officer, NULL for others, who see pseudonyms and classified keys.';
 
 CREATE FUNCTION cdp.pseudonym(identifier_id bigint) RETURNS text
 	LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_pseudonym';
@@ -136,17 +136,20 @@ COMMENT ON FUNCTION cdp.utf8_text(bytea) IS 'The bytes as text; NULL if they are
 CREATE FUNCTION cdp.classify_trait(key text, class text DEFAULT 'open') RETURNS void
 	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 	AS $$
+DECLARE
+	own integer := cdp.required_workspace();
 BEGIN
-	-- locked, so that it is not dropped meanwhile
-	PERFORM FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) cdp.required_workspace() FOR KEY SHARE;
 	IF key IS NULL OR class IS NULL THEN
 		RAISE EXCEPTION 'key and class must not be null' USING ERRCODE = 'null_value_not_allowed';
 	END IF;
+	-- locked, so that it is not dropped meanwhile
+	PERFORM FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) own FOR KEY SHARE;
 	IF class = 'personal' THEN
-		DELETE FROM cdp_data.trait_class t WHERE t.key OPERATOR(pg_catalog.=) classify_trait.key;
+		DELETE FROM cdp_data.trait_class t
+			WHERE t.workspace_id OPERATOR(pg_catalog.=) own AND t.key OPERATOR(pg_catalog.=) classify_trait.key;
 	ELSIF class = 'open' THEN
 		INSERT INTO cdp_data.trait_class (workspace_id, key, class)
-			VALUES (cdp.current_workspace(), key, class) ON CONFLICT DO NOTHING;
+			VALUES (own, key, class) ON CONFLICT DO NOTHING;
 	ELSE
 		RAISE EXCEPTION 'unknown class "%"', class
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'It is open or personal.';

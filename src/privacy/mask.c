@@ -1,8 +1,8 @@
 /*
  * mask.c: what a reader sees who may not see values.
  *
- * The views are the same for everybody; their output columns ask sees_values()
- * and, where the answer is no, show a pseudonym or a reduced document.  Nothing
+ * The views are the same for everybody; their output columns ask whether
+ * the row's workspace is values_workspace(), and, if not, show a pseudonym or a reduced document.  Nothing
  * here filters rows.
  *
  * Masked until somebody says otherwise: of traits only keys that were
@@ -42,12 +42,8 @@ static const char *const personal_keys[] = {
 static const char *const personal_parts[] = {"email", "phone", "password", "secret"};
 
 static bool
-sees_values(void)
+sees_values(Oid caller)
 {
-	Oid			caller = cdp_caller_role();
-
-	if (!cdp_preloaded)
-		return false;
 	if (superuser_arg(caller))
 		return true;
 	for (int i = 0; i < lengthof(seeing_roles); i++)
@@ -170,12 +166,17 @@ keep_property(CdpStr key, int depth, int32 workspace_id)
 
 /* ---------------------------------------------------------------- SQL functions */
 
-PG_FUNCTION_INFO_V1(cdp_sql_sees_values);
+PG_FUNCTION_INFO_V1(cdp_sql_values_workspace);
 
+/* A row is masked by its own workspace: the role may change while the statement runs. */
 Datum
-cdp_sql_sees_values(PG_FUNCTION_ARGS)
+cdp_sql_values_workspace(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(sees_values());
+	int32		workspace = cdp_caller_workspace();
+
+	if (workspace == 0 || !cdp_caller_is(sees_values))
+		PG_RETURN_NULL();
+	PG_RETURN_INT32(workspace);
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_mask_traits);

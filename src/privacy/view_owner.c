@@ -28,7 +28,7 @@ is_view_of_another_owner(const CdpCheckPerms * p)
 {
 	return OidIsValid(p->checkAsUser) && OidIsValid(p->relid) && has_bypassrls_privilege(p->checkAsUser) &&
 		strcmp(get_namespace_name(get_rel_namespace(p->relid)), CDP_DATA_SCHEMA) == 0 &&
-		!has_bypassrls_privilege(cdp_caller_role());
+		!cdp_caller_is(has_bypassrls_privilege);
 }
 
 static bool

@@ -10,7 +10,8 @@ SELECT e.erasure_id,
 	pg_catalog.cardinality(e.tokens) AS tokens,
 	e.completed_at
 FROM cdp_data.erasure e
-	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) e.workspace_id;
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) e.workspace_id
+WHERE e.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.erasure IS 'What cdp.forget() did: a row a call.';
 COMMENT ON COLUMN cdp.erasure.erasure_id IS 'Key.';
 COMMENT ON COLUMN cdp.erasure.workspace IS 'Workspace.';

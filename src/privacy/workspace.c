@@ -97,13 +97,12 @@ refuse_workspace(const char *name)
 CdpWorkspace *
 cdp_workspace_of_caller(const char *name)
 {
-	Oid			role = cdp_caller_role();
 	CdpWorkspace *w;
 
-	if (name != NULL && !superuser_arg(role))
+	if (name != NULL && !cdp_caller_is(superuser_arg))
 	{
 		w = cdp_workspace_find(name);
-		if (w == NULL || !cdp_role_has_workspace(role, w->id))
+		if (w == NULL || !list_member_int(cdp_caller_workspaces(), w->id))
 			refuse_workspace(name);
 	}
 	w = cdp_workspace_by_name(name);
@@ -210,7 +209,7 @@ refuse_role_of_others(Oid granted, const char *name, int32 workspace_id)
 {
 	Elsewhere	e = {granted, workspace_id};
 
-	if (superuser_arg(cdp_caller_role()))
+	if (cdp_caller_is(superuser_arg))
 		return;
 	each_role(note_elsewhere, &e);
 	if (e.found)
@@ -405,7 +404,8 @@ Datum
 cdp_sql_read_workspaces(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
-	Oid			role = cdp_caller_role();
+	bool		all = cdp_caller_is(superuser_arg);
+	List	   *own = cdp_caller_workspaces();
 	uint64		n;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -421,7 +421,7 @@ cdp_sql_read_workspaces(PG_FUNCTION_ARGS)
 		bool		nulls[5];
 
 		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
-		if (superuser_arg(role) || cdp_role_has_workspace(role, DatumGetInt32(values[0])))
+		if (all || list_member_int(own, DatumGetInt32(values[0])))
 			tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	SPI_finish();

@@ -199,8 +199,8 @@ BEGIN
 
 	UNION ALL
 	SELECT 'profile_trait', coalesce(s.fragment_id, d.home_id)::text, k.key,
-		CASE WHEN cdp.sees_values() THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,
-		CASE WHEN cdp.sees_values() THEN (d.traits -> k.key)::text ELSE 'what the events declare' END
+		CASE WHEN ws = cdp.values_workspace() THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,
+		CASE WHEN ws = cdp.values_workspace() THEN (d.traits -> k.key)::text ELSE 'what the events declare' END
 	FROM stored s
 		FULL JOIN declared d ON d.home_id = s.fragment_id
 		CROSS JOIN LATERAL (SELECT jsonb_object_keys(s.traits) AS key UNION SELECT jsonb_object_keys(d.traits)) k

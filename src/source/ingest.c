@@ -194,9 +194,8 @@ typedef struct Quarantined
 
 /* In the order of ids, whatever order they were given in: others may replay some of them, too. */
 static bool
-lock_quarantined(Datum ids)
+lock_quarantined(Datum ids, int32 workspace)
 {
-	int32		workspace = cdp_required_workspace();
 	Datum		args[2] = {ids, Int32GetDatum(workspace)};
 	CdpUserContext user;
 
@@ -208,12 +207,12 @@ lock_quarantined(Datum ids)
 	return true;
 }
 
-/* a row of quarantine as a message; false: there is none that the caller may see */
+/* a row of quarantine as a message; false: there is none in that workspace */
 static bool
-take_quarantined(int64 id, Quarantined *q)
+take_quarantined(int64 id, int32 workspace, Quarantined *q)
 {
 	CdpMessage *msg = &q->msg;
-	Datum		args[2] = {Int64GetDatum(id), Int32GetDatum(cdp_caller_workspace())};
+	Datum		args[2] = {Int64GetDatum(id), Int32GetDatum(workspace)};
 	MemoryContext cxt = CurrentMemoryContext;
 	CdpUserContext user;
 	bool		found,
@@ -248,11 +247,18 @@ take_quarantined(int64 id, Quarantined *q)
 	return found;
 }
 
-/* which row the expression could not repair */
+/* What cannot be computed is often quoted in the error, and is personal data: it is for no log. */
 static void
-repair_context(void *arg)
+refuse_repair(int64 id, const ErrorData *error)
 {
-	errcontext("repair of row %lld of cdp.quarantine", (long long) *(int64 *) arg);
+	bool		quotes = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION;
+
+	ereport(ERROR,
+			(errcode(error->sqlerrcode),
+			 quotes ? errmsg("repair of row %lld of cdp.quarantine failed", (long long) id) :
+			 errmsg_internal("%s", error->message),
+			 quotes ? errhint("Evaluate the expression on that row alone to see the error, which may show what is in the message.") :
+			 errcontext("repair of row %lld of cdp.quarantine", (long long) id)));
 }
 
 /*
@@ -262,12 +268,13 @@ repair_context(void *arg)
 static CdpStr
 repair(SPIPlanPtr plan, Quarantined *q)
 {
-	ErrorContextCallback context = {error_context_stack, repair_context, &q->id};
 	MemoryContext cxt = CurrentMemoryContext;
 	CdpStr		given[2] = {q->msg.body, q->headers};
 	Datum		args[2];
 	char		nulls[3] = "  ";
 	CdpStr		out;
+	ErrorData  *error;
+	volatile int rc = 0;
 
 	for (int i = 0; i < lengthof(args); i++)
 	{
@@ -275,13 +282,23 @@ repair(SPIPlanPtr plan, Quarantined *q)
 		nulls[i] = given[i].s ? ' ' : 'n';
 	}
 
-	error_context_stack = &context;
-	if (SPI_execute_plan(plan, args, nulls, false, 2) != SPI_OK_SELECT || SPI_processed != 1)
+	PG_TRY();
+	{
+		rc = SPI_execute_plan(plan, args, nulls, false, 2);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(cxt);
+		error = CopyErrorData();
+		FlushErrorState();
+		refuse_repair(q->id, error);
+	}
+	PG_END_TRY();
+	if (rc != SPI_OK_SELECT || SPI_processed != 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("repair is not one expression"),
 				 errhint("Give an SQL expression over body (bytea), body_text (text) and headers (jsonb) that returns text.")));
-	error_context_stack = context.previous;
 	out = cdp_spi_text(0, 1, cxt);
 	SPI_freetuptable(SPI_tuptable);
 	return out;
@@ -329,14 +346,14 @@ settle_row(int64 id, const CdpResult *results, int n)
 }
 
 static void
-replay_one(ReturnSetInfo *rsi, int64 id, SPIPlanPtr plan)
+replay_one(ReturnSetInfo *rsi, int64 id, int32 workspace, SPIPlanPtr plan)
 {
 	Quarantined q;
 	CdpResult  *results;
 	int			n;
 	CdpSource  *source;
 
-	if (!take_quarantined(id, &q))
+	if (!take_quarantined(id, workspace, &q))
 		return;
 	source = cdp_source_find(q.source_id);
 	if (source == NULL)
@@ -377,9 +394,10 @@ cdp_sql_replay_quarantine(PG_FUNCTION_ARGS)
 	bool	   *nulls;
 	int			n;
 	SPIPlanPtr	plan = NULL;
+	int32		workspace = cdp_required_workspace();	/* once: the expression may change the role */
 
 	InitMaterializedSRF(fcinfo, 0);
-	if (PG_ARGISNULL(0) || !lock_quarantined(PG_GETARG_DATUM(0)))
+	if (PG_ARGISNULL(0) || !lock_quarantined(PG_GETARG_DATUM(0), workspace))
 		return (Datum) 0;
 	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE, &ids, &nulls, &n);
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -388,7 +406,7 @@ cdp_sql_replay_quarantine(PG_FUNCTION_ARGS)
 		plan = prepare_repair(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	for (int i = 0; i < n; i++)
 		if (!nulls[i])
-			replay_one(rsi, DatumGetInt64(ids[i]), plan);
+			replay_one(rsi, DatumGetInt64(ids[i]), workspace, plan);
 	SPI_finish();
 	return (Datum) 0;
 }

@@ -318,17 +318,16 @@ cell(int row, int column)
 static bool
 may_see(const char *workspace_id)
 {
-	return superuser_arg(cdp_caller_role()) ||
-		cdp_role_has_workspace(cdp_caller_role(), atoi(workspace_id));
+	return cdp_caller_is(superuser_arg) || list_member_int(cdp_caller_workspaces(), atoi(workspace_id));
 }
 
 /* Superusers see all here; who sees nothing must not take that for rest. */
 static void
 report_workspace(Report *r)
 {
-	if (cdp_workspaces_of_role(cdp_caller_role()) != NIL)
+	if (cdp_caller_workspaces() != NIL)
 		return;
-	if (superuser_arg(cdp_caller_role()))
+	if (cdp_caller_is(superuser_arg))
 		say(r, "info", "workspace", "this role works in no workspace: other views are empty, and functions refuse",
 			"Use SET ROLE, or cdp.grant_workspace(role, workspace).");
 	else

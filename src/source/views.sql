@@ -11,7 +11,8 @@ SELECT s.name AS source,
 	s.paused,
 	s.created_at
 FROM cdp_data.source s
-	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) s.workspace_id;
+	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) s.workspace_id
+WHERE s.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.source IS 'Where messages come from.';
 COMMENT ON COLUMN cdp.source.source IS 'Name.';
 COMMENT ON COLUMN cdp.source.workspace IS 'Workspace that its events belong to.';
@@ -66,7 +67,8 @@ FROM cdp_data.source s
 		ON e.source_id OPERATOR(pg_catalog.=) x.source_id AND e.worker OPERATOR(pg_catalog.=) x.worker
 		AND e.topic_no OPERATOR(pg_catalog.=) t.number
 	LEFT JOIN cdp.source_errors() g
-		ON g.source_id OPERATOR(pg_catalog.=) x.source_id AND g.worker OPERATOR(pg_catalog.=) x.worker AND g.topic_no IS NULL;
+		ON g.source_id OPERATOR(pg_catalog.=) x.source_id AND g.worker OPERATOR(pg_catalog.=) x.worker AND g.topic_no IS NULL
+WHERE s.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.source_status IS 'Every partition of the Kafka sources: how far it is, and what its worker does; a topic of which nothing was read yet has one row without partition. A worker shows 256 partitions in detail: of more, what the broker would say (end_position, lag, rate) is NULL.';
 COMMENT ON COLUMN cdp.source_status.source IS 'Source.';
 COMMENT ON COLUMN cdp.source_status.workspace IS 'Workspace.';
@@ -99,7 +101,8 @@ SELECT g.gap_id AS id,
 	g.found_at
 FROM cdp_data.source_gap g
 	JOIN cdp_data.workspace w ON w.workspace_id OPERATOR(pg_catalog.=) g.workspace_id
-	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) g.source_id;
+	LEFT JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) g.source_id
+WHERE g.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.current_workspace());
 COMMENT ON VIEW cdp.source_gap IS 'What Kafka deleted before it was read.';
 COMMENT ON COLUMN cdp.source_gap.id IS 'Key.';
 COMMENT ON COLUMN cdp.source_gap.workspace IS 'Workspace.';

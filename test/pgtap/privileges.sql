@@ -69,7 +69,6 @@ SELECT results_eq(
 	('reset_stage_stats', 'admin'),
 	('resume_source', 'admin'),
 	('revoke_workspace', 'admin'),
-	('sees_values', 'admin analyst auditor ingest marketer privacy_officer'),
 	('server_status', 'admin auditor pg_monitor privacy_officer'),
 	('set_identity_policy', 'admin'),
 	('set_namespace', 'admin'),
@@ -78,6 +77,7 @@ SELECT results_eq(
 	('source_partitions', 'admin analyst auditor marketer privacy_officer'),
 	('source_workers', 'admin analyst auditor marketer privacy_officer'),
 	('utf8_text', 'admin auditor privacy_officer'),
+	('values_workspace', 'admin analyst auditor ingest marketer privacy_officer'),
 	('verify', 'admin auditor privacy_officer'),
 	('wait_for_source', 'admin')$$,
 	'the rights on functions are these; all others may be called by nobody');
