@@ -4,7 +4,7 @@
  * A decoder walks the tape of a message (json.c) and fills one draft per
  * event; the draft is the last event of the batch until it ends, and becomes a
  * reject instead when something in it is wrong.  Nothing here touches a table
- * or throws (but out of memory).  Strings of an event point into the message,
+ * or throws, but out of memory, and to a client whose message no row could hold.  Strings of an event point into the message,
  * or into the arena in the batch's context: nothing is copied that has no
  * escapes.
  *
@@ -18,6 +18,7 @@
 
 #define FIRST_EVENTS 64
 #define FIRST_REJECTS 16
+#define KEPT_BYTES (64 * 1024 * 1024)	/* most of a message, key and headers included, that quarantine keeps */
 
 /* ---------------------------------------------------------------- the batch */
 
@@ -104,12 +105,41 @@ cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg)
 	return msg->body.s == NULL && !is_in_headers(format, msg);
 }
 
+static uint64
+whole_size(const CdpMessage *msg)
+{
+	uint64		size = (uint64) msg->body.len + msg->key.len;
+
+	for (int i = 0; i < msg->nheaders; i++)
+		size += (uint64) msg->headers[i].name.len + msg->headers[i].value.len;
+	return size;
+}
+
+/* What a few kB unpack to may be more than a row can hold; Kafka has it still, a client gets an error. */
+static void
+refuse_huge(CdpBatch *batch, CdpMessage *msg)
+{
+	uint64		size = whole_size(msg);
+
+	if (msg->partition < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("message of " UINT64_FORMAT " bytes is too large", size),
+				 errdetail("More than %d bytes are not even kept in quarantine.", KEPT_BYTES)));
+	msg->key = CDP_STR_NONE;
+	msg->nheaders = 0;
+	cdp_batch_reject(batch, msg, -1, CDP_STR_NONE, CDP_REASON_MESSAGE_TOO_BIG,
+					 psprintf(UINT64_FORMAT " bytes; they are not kept here", size));
+}
+
 static void
 decode_message(CdpBatch *batch, CdpMessage *msg)
 {
 	const CdpFormat *format = batch->source->format;
 
-	if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
+	if (whole_size(msg) > KEPT_BYTES)
+		refuse_huge(batch, msg);
+	else if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
 		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_MESSAGE_TOO_BIG, NULL);
 	else if (cdp_is_tombstone(format, msg))
 		batch->ntombstones++;

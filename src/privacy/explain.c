@@ -56,7 +56,8 @@ reads_our_tables(const PlannedStmt *plan)
 static bool
 sees_plans(void)
 {
-	return cdp_caller_is(superuser_arg) || list_length(cdp_workspace_ids()) < 2;
+	return cdp_caller_is(superuser_arg) ||
+		(list_length(cdp_workspace_ids()) < 2 && cdp_caller_workspaces() != NIL);
 }
 
 static void
@@ -68,7 +69,7 @@ refuse_plan(const PlannedStmt *plan)
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 errmsg("permission denied to see the plan of a query over cdp"),
 			 errdetail("A plan tells of rows of other workspaces."),
-			 errhint("Superusers may, and everybody while there is one workspace.")));
+			 errhint("Superusers may, and who works in the only workspace.")));
 }
 
 static void

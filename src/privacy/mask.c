@@ -105,17 +105,6 @@ keep_trait(CdpStr key, int depth, int32 workspace_id)
 	return depth > 1 || cdp_key_is_open(workspace_id, key);
 }
 
-static bool
-keep_context(CdpStr key, int depth, int32 workspace_id)
-{
-	if (depth > 1)
-		return true;
-	for (int i = 0; i < lengthof(open_context); i++)
-		if (cdp_str_eq(key, cdp_str(open_context[i])))
-			return true;
-	return false;
-}
-
 #define MAX_PERSONAL_KEY 64		/* longer keys are compared by their beginning */
 
 /* Lower case, letters and digits only. */
@@ -154,6 +143,17 @@ is_personal(CdpStr key, int depth)
 			return true;
 	for (int i = 0; i < lengthof(personal_parts); i++)
 		if (strstr(plain, personal_parts[i]) != NULL)
+			return true;
+	return false;
+}
+
+static bool
+keep_context(CdpStr key, int depth, int32 workspace_id)
+{
+	if (depth > 1)
+		return !is_personal(key, depth);
+	for (int i = 0; i < lengthof(open_context); i++)
+		if (cdp_str_eq(key, cdp_str(open_context[i])))
 			return true;
 	return false;
 }

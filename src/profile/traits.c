@@ -23,9 +23,11 @@
 
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "common/hashfn.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqformat.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
@@ -39,6 +41,7 @@
 #define CHUNK_BYTES 1800		/* most bytes of a chunk that holds more than one trait */
 #define STAMPS_VERSION 1
 #define STAMP_BYTES 31			/* of one stamp without its message id */
+#define FEW_TRAITS 16			/* so many are found sooner without a hash; a power of two */
 #define MAX_CHUNKS 32000		/* chunk is a smallint */
 
 typedef struct Trait
@@ -63,6 +66,8 @@ struct CdpTraitSet
 	Trait	   *trait;
 	int			n,
 				max;
+	uint32	   *slot;			/* of many, found by hash: number of the trait + 1, or 0 */
+	uint32		mask;
 	Chunk	   *chunk;
 	int			nchunks,
 				maxchunks;
@@ -112,14 +117,56 @@ cdp_traits_begin(MemoryContext cxt)
 	CdpTraitSet *set = MemoryContextAllocZero(cxt, sizeof(CdpTraitSet));
 
 	set->cxt = cxt;
-	set->max = 16;
+	set->max = FEW_TRAITS;
 	set->trait = MemoryContextAlloc(cxt, set->max * sizeof(Trait));
 	return set;
+}
+
+static uint32
+slot_of(const CdpTraitSet *set, CdpStr key)
+{
+	return hash_bytes((const unsigned char *) key.s, key.len) & set->mask;
+}
+
+static void
+note_slot(CdpTraitSet *set, int i)
+{
+	uint32		at = slot_of(set, set->trait[i].key);
+
+	while (set->slot[at])
+		at = (at + 1) & set->mask;
+	set->slot[at] = i + 1;
+}
+
+/* the last trait is new; twice as many slots as there is room for traits */
+static void
+note_trait(CdpTraitSet *set)
+{
+	if (set->n <= FEW_TRAITS)
+		return;
+	if (set->slot && set->mask + 1 == 2 * (uint32) set->max)
+	{
+		note_slot(set, set->n - 1);
+		return;
+	}
+	if (set->slot)
+		pfree(set->slot);
+	set->mask = 2 * (uint32) set->max - 1;
+	set->slot = MemoryContextAllocZero(set->cxt, 2 * set->max * sizeof(uint32));
+	for (int i = 0; i < set->n; i++)
+		note_slot(set, i);
 }
 
 static Trait *
 find_trait(CdpTraitSet *set, CdpStr key)
 {
+	if (set->n > FEW_TRAITS)
+	{
+		for (uint32 at = slot_of(set, key); set->slot[at]; at = (at + 1) & set->mask)
+			if (cdp_str_eq(set->trait[set->slot[at] - 1].key, key))
+				return &set->trait[set->slot[at] - 1];
+		return NULL;
+	}
 	for (int i = 0; i < set->n; i++)
 		if (cdp_str_eq(set->trait[i].key, key))
 			return &set->trait[i];
@@ -140,6 +187,7 @@ new_trait(CdpTraitSet *set, CdpStr key)
 	memset(t, 0, sizeof(Trait));
 	t->key = key;
 	t->chunk = -1;
+	note_trait(set);
 	return t;
 }
 
@@ -217,6 +265,7 @@ each_member(CdpTraitSet *set, Jsonb *object, MemberFunction f, void *arg)
 		return;
 	while ((token = JsonbIteratorNext(&it, &v, true)) != WJB_DONE)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (token == WJB_KEY)
 			key = (CdpStr) {v.val.string.val, v.val.string.len};
 		else if (token == WJB_VALUE)

@@ -131,6 +131,23 @@ open_with(const Worker *w, const CdpSecrets *s, const char **error)
 	return w->transport->open(w->brokers, names, values, n, error);
 }
 
+/*
+ * What cdp.create_source() has refused may have come in another way: by who
+ * may write to all tables, with a dump, or before a setting was changed.
+ */
+static const char *
+refused_option(const Worker *w)
+{
+	for (int i = 0; i < w->noptions; i++)
+	{
+		const char *why = cdp_kafka_option_error(w->option_names[i], w->option_values[i]);
+
+		if (why)
+			return psprintf("option \"%s\" is refused: %s", w->option_names[i], why);
+	}
+	return NULL;
+}
+
 /* NULL with a text in error.  Reaches no broker. */
 static CdpConsumer *
 open_consumer(const Worker *w, const char **error)
@@ -139,7 +156,9 @@ open_consumer(const Worker *w, const char **error)
 	CdpConsumer *consumer = NULL;
 	bool		locked;
 
-	*error = uses_secrets(w) ? cdp_secrets_read(&s, w->secret, w->brokers, needs_password(w)) : NULL;
+	*error = refused_option(w);
+	if (*error == NULL && uses_secrets(w))
+		*error = cdp_secrets_read(&s, w->secret, w->brokers, needs_password(w));
 	if (*error == NULL)
 		consumer = open_with(w, &s, error);
 	locked = consumer == NULL && s.key_password == NULL && strstr(*error, "ssl.key.location");

@@ -169,13 +169,28 @@ cdp_slot_condition(CdpSlot *slot, CdpCondition condition)
 	LWLockRelease(cdp_workers->lock);
 }
 
+/* A broker may have said it: what is no text becomes question marks. */
 static void
 copy_error(char *to, const char *text)
 {
-	int			len = pg_mbcliplen(text, strlen(text), CDP_SLOT_ERROR - 1);
+	int			left = strlen(text);
+	int			n = 0;
 
-	memcpy(to, text, len);
-	to[len] = '\0';
+	while (left > 0)
+	{
+		int			len = pg_utf_mblen((const unsigned char *) text);
+		bool		good = len <= left && (unsigned char) *text >= ' ' && pg_utf8_islegal((const unsigned char *) text, len);
+
+		if (!good)
+			len = 1;
+		if (n + len >= CDP_SLOT_ERROR)
+			break;
+		memcpy(to + n, good ? text : "?", len);
+		n += len;
+		text += len;
+		left -= len;
+	}
+	to[n] = '\0';
 }
 
 /* Trouble with one topic, by its number, or (-1) with everything. */

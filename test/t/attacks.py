@@ -198,6 +198,17 @@ def check_notifications(server):
         tap.ok(notify_traffic(c) > before, 'A74: it would be seen')
 
 
+def check_planted_option(server):
+    """A68: an option that cdp.create_source() would refuse, written past it, does not reach the library."""
+    server.rows("SELECT cdp.create_source('planted', 'localhost:1', '{x}', workspace => 'default')")
+    server.rows("""UPDATE cdp_data.source SET options = '{"client": {"plugin.library.paths": "/nowhere"}}' WHERE name = 'planted'""")
+    server.rows("SELECT cdp.pause_source('planted')")
+    server.rows("SELECT cdp.resume_source('planted')")
+    tap.wait_for(lambda: server.value("SELECT last_error FROM cdp.source_status WHERE source = 'planted'"), 'A68: the worker refuses it',
+                 good=lambda text: 'option "plugin.library.paths" is refused' in text)
+    server.rows("SELECT cdp.drop_source('planted')")
+
+
 def main():
     """One server."""
     inst = postgres.installation()
@@ -210,6 +221,7 @@ def main():
     check_logins(server)
     check_auto_explain(server)
     check_notifications(server)
+    check_planted_option(server)
     check_key(server)
     server.stop()
 

@@ -8,6 +8,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 import broker           # noqa: E402
 import machine          # noqa: E402
+import postgres         # noqa: E402
 import segment          # noqa: E402
 import tap              # noqa: E402
 import world as worlds  # noqa: E402
@@ -130,6 +131,32 @@ def headers(world):
     tap.ok(0 < peak.bytes < MEMORY, 'headers: memory is bounded', peak.bytes)
 
 
+HUGE = 80 * 1024 * 1024         # more than is kept
+
+
+def huge(world):
+    """A few kB that unpack to more than a row should hold: the source goes on, and says where the bytes are."""
+    world.kafka.create_topic('huge', 1)
+    producer = world.kafka.producer(compression__type='gzip', message__max__bytes=4 * HUGE)
+    for arguments in ({'value': b'x' * HUGE}, {'value': b'{}', 'key': b'k' * HUGE}, {'value': b'{}', 'headers': [('h', b'v' * HUGE)]}):
+        producer.send('huge', **arguments)
+        producer.flush()
+    world.send('huge', numbered('huge', 10), producer)
+    world.source('huge')
+    world.caught_up('huge', 'huge: the worker goes on')
+    tap.same(world.ids('huge'), numbered('huge', 10), 'huge: every good message is stored once')
+    rows = world.server.rows('SELECT "offset", reason, length(body), headers FROM cdp.quarantine WHERE topic = %s ORDER BY 1', 'huge')
+    tap.same(rows, [(n, 'message_too_big', None, None) for n in range(3)], 'huge: the others are in quarantine, without their bytes')
+    told = world.server.value("SELECT detail FROM cdp.quarantine WHERE topic = 'huge' LIMIT 1")
+    tap.ok(str(HUGE)[:3] in told and 'not kept' in told, 'huge: which it says', told)
+    with world.server.connect() as c:
+        try:
+            c.execute("SELECT * FROM cdp.ingest(jsonb_build_object('type', 'track', 'event', repeat('x', 70000000)))")
+            tap.ok(False, 'huge: a client gets an error')
+        except postgres.psycopg.errors.ProgramLimitExceeded as e:
+            tap.ok('is too large' in str(e), 'huge: a client gets an error', str(e)[:300])
+
+
 def burst(world):
     """Ten times as much as before, nearly all in one partition and of one person."""
     world.kafka.create_topic('burst', 4)
@@ -158,7 +185,7 @@ def main():
     """All checks over one server and one broker; events are written by INSERT so that one of them can be made to fail."""
     world = worlds.World('poison', cdp__store='sql')
     world.server.rows(TRIGGER)
-    worlds.run(world, (*map(arrangement, ARRANGEMENTS), nothing_in_the_log, headers, burst))
+    worlds.run(world, (*map(arrangement, ARRANGEMENTS), nothing_in_the_log, huge, headers, burst))
 
 
 tap.main(main)
