@@ -331,6 +331,31 @@ $$;
 SELECT holds(format('A13: nor a trigger of a foreign key''s action (%s)', r), r, 'SELECT c FROM cascaded() c WHERE is_foreign(c)', 'SELECT break_conditions()')
 FROM unnest('{an_a,mk_a,au_a,of_a,ad_a}'::name[]) r;
 
+-- what such an action does can be told to cdp all the same, by an AFTER trigger
+CREATE FUNCTION told_after() RETURNS SETOF text LANGUAGE plpgsql AS $$
+BEGIN
+	CREATE TEMP TABLE told_from (id integer PRIMARY KEY);
+	CREATE TEMP TABLE told_to (id integer REFERENCES told_from ON DELETE CASCADE);
+	CREATE FUNCTION pg_temp.tell_cdp() RETURNS trigger LANGUAGE plpgsql AS $f$
+	BEGIN
+		INSERT INTO cdp.inbox (message) VALUES ('{"type": "track", "event": "Order Deleted", "userId": "teller", "messageId": "' || TG_WHEN || '"}');
+		RETURN old;
+	END $f$;
+	EXECUTE format('CREATE TRIGGER tell %s DELETE ON told_to FOR EACH ROW EXECUTE FUNCTION pg_temp.tell_cdp()', current_setting('regress.moment'));
+	INSERT INTO told_from VALUES (1);
+	INSERT INTO told_to VALUES (1);
+	DELETE FROM told_from;
+	RETURN NEXT 'told';
+END
+$$;
+SELECT set_config('regress.moment', 'AFTER', true);
+SELECT results_eq($$SELECT attempt('in_a', 'SELECT * FROM told_after()')$$, $$VALUES ('(told)')$$, 'A13: an AFTER trigger of a foreign key''s action writes messages');
+SELECT isnt_empty($$SELECT * FROM attempt('an_a', 'SELECT 1 FROM cdp.event WHERE message_id = ''AFTER''')$$, 'A13: which are stored');
+DROP TABLE told_from, told_to;
+DROP FUNCTION pg_temp.tell_cdp();
+SELECT set_config('regress.moment', 'BEFORE', true);
+SELECT is_empty($$SELECT attempt('in_a', 'SELECT * FROM told_after()')$$, 'A13: a BEFORE trigger is refused');
+
 -- A13: of a function with the rights of another role one sees what both see: neither values nor rows of one alone
 CREATE FUNCTION report_of(owner name, query text) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN

@@ -26,7 +26,8 @@ SELECT is(send('{"type": "track", "event": "Left", "messageId": "left-2", "userI
 -- what the numbers of the person are: identifiers and links by their hash, fragments, events
 CREATE TEMP TABLE number_of AS
 	SELECT i.identifier_id AS id, i.value AS what FROM cdp_data.identifier i WHERE i.value LIKE 'left%'
-	UNION SELECT l.link_id, 'link' FROM cdp_data.link l JOIN cdp_data.identifier i ON i.identifier_id = ANY (l.members) WHERE i.value LIKE 'left%'
+	UNION SELECT l.link_id, CASE WHEN count(*) = cardinality(l.members) THEN 'link' ELSE 'shared link' END
+		FROM cdp_data.link l JOIN cdp_data.identifier i ON i.identifier_id = ANY (l.members) WHERE i.value LIKE 'left%' GROUP BY l.link_id, l.members
 	UNION SELECT p.fragment_id, 'fragment' FROM cdp_data.profile p WHERE p.profile_id = (SELECT cdp.find_profile('user_id', 'left-user'))
 	UNION SELECT e.event_id, 'event' FROM cdp_data.event e WHERE e.message_id LIKE 'left%';
 SELECT bag_eq($$SELECT what FROM number_of WHERE what LIKE 'left%'$$, $$VALUES ('left-user'), ('left-device'), ('left-phone'), ('left@x.example')$$, 'the identifiers');
