@@ -188,3 +188,21 @@ SELECT count(*) FROM cdp.erasure;
 SET ROLE cdp_privacy_officer;
 SELECT pg_temp.brief(cdp.forget('user_id', 'fo-lee', 'asked', false));
 RESET ROLE;
+-- a short value, under a key of which only the source's mapping says that it is an identifier
+SELECT cdp.create_source('fo_legacy', format => 'json', options => '{"mapping": {"user_id": "$.cust", "time": "$.at", "name": "$.what", "anonymous_id": "$.seen.on"}}');
+CREATE FUNCTION pg_temp.legacy(messages jsonb) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(concat_ws(' ', outcome, reason), ', ' ORDER BY ordinal) FROM cdp.ingest_many(ARRAY(SELECT jsonb_array_elements(messages)), 'fo_legacy') $$;
+SELECT pg_temp.legacy('[{"what": "bought", "at": "2026-01-01T00:00:00Z", "cust": "c-9", "seen": {"on": "t-1"}},
+	{"what": "bought", "at": "garbage", "cust": "c-9"}, {"what": "bought", "at": "rubbish", "seen": {"on": ["t-1"]}},
+	{"what": "bought", "at": "waste", "cust": "c-8", "size": "c-9"}]');
+SELECT pg_temp.brief(cdp.forget('user_id', 'c-9', 'asked', false));
+SELECT body_text FROM cdp.quarantine WHERE source = 'fo_legacy' ORDER BY id;
+SELECT pg_temp.legacy('[{"what": "bought", "at": "2026-01-01T00:00:00Z", "cust": "c-9"}, {"what": "bought", "at": "garbage", "cust": "c-9"},
+	{"what": "bought", "at": "garbage", "cust": "c-10"}]');
+SELECT cdp.create_source('fo_cloud', brokers => 'localhost:1', topics => '{x}', format => 'cloudevents', options => '{"mapping": {"user_id": "$.subject"}}');
+SELECT cdp.pause_source('fo_cloud');
+INSERT INTO cdp_data.quarantine (workspace_id, source_id, reason, quarantined_at, body) SELECT workspace_id, source_id, 'invalid_time', now(),
+	'{"specversion": "1.0", "id": "q", "source": "/a", "type": "t", "time": "bad", "subject": "c-77"}' FROM cdp_data.source WHERE name = 'fo_cloud';
+SELECT pg_temp.send('[{"type": "page", "messageId": "fo-60", "userId": "c-77", "originalTimestamp": "2026-01-01T00:00:00Z"}]');
+SELECT pg_temp.brief(cdp.forget('user_id', 'c-77', 'asked', false));
+SELECT cdp.drop_source('fo_legacy'), cdp.drop_source('fo_cloud');

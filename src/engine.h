@@ -37,6 +37,8 @@ typedef struct CdpMessage
 	int64		quarantine_id;	/* row that it is replayed from, 0: none; what is refused again stays there */
 	bool		repaired;		/* replayed with other bytes than it came with */
 	CdpStr		shared;			/* of an element that is replayed: what its envelope said for all of them */
+	int			parked;			/* how often it was parked before, */
+	TimestampTz parked_at;		/* and when for the first time */
 } CdpMessage;
 
 /* ---------------------------------------------------------------- reasons (event/reason.c) */

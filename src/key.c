@@ -54,11 +54,14 @@ cdp_key_path(void)
 static void
 refuse_missing(const char *path)
 {
+	bool		denied = errno == EACCES;
+
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("could not read the key file \"%s\": %m", path),
 			 errdetail("Identifiers are stored as hashes made with this key; without it nobody can be recognised."),
-			 errhint("Copy the file from where this database comes from, or from its backup, or set cdp.key_file.")));
+			 errhint("%s", denied ? "Give the file to the server's user: chown, and chmod 0600." :
+					 "Copy the file from where this database comes from, or from its backup, or set cdp.key_file.")));
 }
 
 bool

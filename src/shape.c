@@ -15,7 +15,9 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_index.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "rewrite/prs2lock.h"
@@ -153,4 +155,33 @@ cdp_shape_require(Relation rel, Relation parent)
 	if (rel->rd_rules || has_row_trigger(rel->trigdesc))
 		refuse(rel, "It has a trigger or a rule, which would not run.");
 	return shape->ncolumns;
+}
+
+static void
+require_partitions(Relation parent)
+{
+	ListCell   *lc;
+
+	foreach(lc, find_inheritance_children(RelationGetRelid(parent), AccessShareLock))
+	{
+		Relation	rel = table_open(lfirst_oid(lc), NoLock);
+
+		cdp_shape_require(rel, parent);
+		table_close(rel, AccessShareLock);
+	}
+}
+
+void
+cdp_shapes_require(void)
+{
+	for (int i = 0; i < lengthof(shapes); i++)
+	{
+		Relation	rel = table_open(cdp_table(shapes[i].table), AccessShareLock);
+
+		if (rel->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
+			require_partitions(rel);
+		else
+			cdp_shape_require(rel, NULL);
+		table_close(rel, AccessShareLock);
+	}
 }

@@ -15,4 +15,7 @@
  */
 extern int	cdp_shape_require(Relation rel, Relation parent);
 
+/* the same of all such tables and their partitions, for cdp.status */
+extern void cdp_shapes_require(void);
+
 #endif							/* CDP_SHAPE_H */

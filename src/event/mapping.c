@@ -378,3 +378,26 @@ cdp_mapping_says_who(const CdpMapping *m)
 		|| cdp_mapping_has(m, CDP_FIELD_IDENTIFIERS) || cdp_mapping_has(m, CDP_FIELD_CALL)
 		|| m->nidentifiers > 0 || m->call_kind != 0;
 }
+
+/* the last member of the path; of an element of an array, the array's */
+static bool
+ends_in(const CdpPath *path, CdpStr key)
+{
+	int			i = path->nsteps - 1;
+
+	while (i >= 0 && path->steps[i].member.s == NULL)
+		i--;
+	return i >= 0 && cdp_str_eq(path->steps[i].member, key);
+}
+
+bool
+cdp_mapping_names_identifier(const CdpMapping *m, CdpStr key)
+{
+	for (int i = 0; i < m->nidentifiers; i++)
+		if (ends_in(&m->identifiers[i].value, key))
+			return true;
+	if (cdp_mapping_has(m, CDP_FIELD_IDENTIFIERS) && cdp_str_eq(key, CDP_LITERAL("value")))
+		return true;			/* of its pairs */
+	return ends_in(&m->paths[CDP_FIELD_USER_ID], key) || ends_in(&m->paths[CDP_FIELD_ANONYMOUS_ID], key) ||
+		ends_in(&m->call_id.value, key) || ends_in(&m->call_other.value, key);
+}

@@ -72,6 +72,7 @@ extern void cdp_mapping_compile(CdpMapping *m, Jsonb *options);
 extern void cdp_mapping_set_path(CdpMapping *m, CdpField field, const char *path);
 extern void cdp_mapping_finish(CdpMapping *m);	/* once all paths are set */
 extern bool cdp_mapping_says_who(const CdpMapping *m);
+extern bool cdp_mapping_names_identifier(const CdpMapping *m, CdpStr key);	/* does an identifier stand under that key? */
 
 static inline bool
 cdp_mapping_has(const CdpMapping *m, CdpField f)

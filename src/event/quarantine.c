@@ -199,24 +199,24 @@ cdp_quarantine_store(CdpBatch *batch)
 
 static CdpSpi park_plan = {
 	"INSERT INTO cdp_data.parked (workspace_id, source_id, \"partition\", \"offset\", topic, parked_at, record_time,"
-	" log_append_time, items, key, headers, body) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-	12, {INT4OID, INT4OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, INT4ARRAYOID,
-	BYTEAOID, BYTEAOID, BYTEAOID}
+	" log_append_time, items, key, headers, body, attempts) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)",
+	13, {INT4OID, INT4OID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID, INT4ARRAYOID,
+	BYTEAOID, BYTEAOID, BYTEAOID, INT4OID}
 };
 
 /* the whole message, so that what its elements share is there when they are applied */
 static void
 park_message(CdpBatch *batch, const CdpMessage *msg, Datum *items, int nitems)
 {
-	Datum		args[12] = {
+	Datum		args[13] = {
 		Int32GetDatum(batch->source->workspace->id), Int32GetDatum(batch->source->id),
 		Int32GetDatum(msg->partition), Int64GetDatum(msg->offset), msg->topic.s ? cdp_text(msg->topic) : (Datum) 0,
-		TimestampTzGetDatum(cdp_clock()), TimestampTzGetDatum(msg->record_time), BoolGetDatum(msg->log_append_time),
+		TimestampTzGetDatum(msg->parked ? msg->parked_at : cdp_clock()), TimestampTzGetDatum(msg->record_time), BoolGetDatum(msg->log_append_time),
 		nitems ? PointerGetDatum(construct_array(items, nitems, INT4OID, 4, true, TYPALIGN_INT)) : (Datum) 0,
 		bytes_datum(msg->key), msg->nheaders ? encode_headers(msg) : (Datum) 0,
-		bytes_datum(msg->body)
+		bytes_datum(msg->body), Int32GetDatum(msg->parked)
 	};
-	char		nulls[13] = "            ";
+	char		nulls[14] = "             ";
 
 	if (msg->topic.s == NULL)
 		nulls[4] = 'n';
@@ -262,7 +262,8 @@ cdp_park_store(CdpBatch *batch)
 static CdpSpi unpark_plan = {
 	"DELETE FROM cdp_data.parked p WHERE p.parked_id IN (SELECT q.parked_id FROM cdp_data.parked q"
 	" WHERE q.source_id = $1 ORDER BY q.parked_id FOR UPDATE SKIP LOCKED LIMIT $2)"
-	" RETURNING p.body, p.topic, p.partition, p.offset, p.record_time, p.log_append_time, p.items, p.key, p.headers",
+	" RETURNING p.body, p.topic, p.partition, p.offset, p.record_time, p.log_append_time, p.items, p.key, p.headers,"
+	" p.attempts, p.parked_at",
 	2, {INT4OID, INT4OID}
 };
 
@@ -297,6 +298,8 @@ read_parked(CdpMessage *m, int row, MemoryContext cxt)
 	m->key = cdp_spi_text(row, 8, cxt);
 	cdp_read_headers(m, cdp_spi_text(row, 9, cxt));
 	m->ordinal = row + 1;
+	m->parked = DatumGetInt32(cdp_spi_datum(row, 10, &isnull)) + 1;
+	m->parked_at = cdp_spi_int64(row, 11);
 }
 
 int

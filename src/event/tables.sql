@@ -134,7 +134,7 @@ COMMENT ON COLUMN cdp_data.parked.source_id IS 'Source.';
 COMMENT ON COLUMN cdp_data.parked."partition" IS 'Partition of the topic.';
 COMMENT ON COLUMN cdp_data.parked."offset" IS 'Offset in the partition.';
 COMMENT ON COLUMN cdp_data.parked.topic IS 'Topic.';
-COMMENT ON COLUMN cdp_data.parked.parked_at IS 'When it was set aside.';
+COMMENT ON COLUMN cdp_data.parked.parked_at IS 'When it was set aside for the first time.';
 COMMENT ON COLUMN cdp_data.parked.attempts IS 'How often it was tried since.';
 COMMENT ON COLUMN cdp_data.parked.record_time IS 'Time stamp of the record.';
 COMMENT ON COLUMN cdp_data.parked.log_append_time IS 'The record''s time stamp is the broker''s.';

@@ -199,7 +199,9 @@ touched_anchors(const CdpErasurePlan *p, Datum *fragments, Datum *anchors)
 static void
 read_other(CdpErasurePlan *p, Gone *gone, int row, CdpStripped *o)
 {
-	CdpErased	erased = {&p->workspace->policy, p->gone, p->ngone};
+	bool		isnull;
+	CdpErased	erased = {.policy = &p->workspace->policy, .hashes = p->gone, .n = p->ngone,
+	.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)))};
 	MemoryContext old = MemoryContextSwitchTo(p->cxt);
 
 	o->fragment_id = cdp_spi_int64(row, 1);

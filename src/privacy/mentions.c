@@ -172,7 +172,7 @@ search_text(Search *s, CdpStr text, bool named, Found found)
 		to = end_of_part(text, from);
 		part = (CdpStr) {text.s + from, to - from};
 		if (is_colon(part))
-			named = before.s && cdp_names_identifier(before);
+			named = before.s && cdp_names_identifier(&s->erased, before);
 		before = part;
 		any |= take_word(s, part, named, found) || search_escaped(s, part, named, found) || search_words(s, part, named, found);
 	}
@@ -266,6 +266,16 @@ read_message(CdpMessage *msg, CdpStr *parts, int row)
 		msg->record_time = DatumGetTimestampTz(d);
 }
 
+/* a header; that of an attribute of a cloud event has a prefix */
+static bool
+names_identifier(const Search *s, CdpStr name)
+{
+	CdpStr		attribute = {name.s + 3, name.len - 3};
+
+	return cdp_names_identifier(&s->erased, name) ||
+		(name.len > 3 && pg_strncasecmp(name.s, "ce_", 3) == 0 && cdp_names_identifier(&s->erased, attribute));
+}
+
 static bool
 search_message(Search *s, const CdpMessage *msg, Found found)
 {
@@ -274,7 +284,7 @@ search_message(Search *s, const CdpMessage *msg, Found found)
 	any |= search_text(s, msg->key, true, found);
 	any |= search_text(s, msg->shared, false, found);
 	for (int i = 0; i < msg->nheaders; i++)
-		any |= search_text(s, msg->headers[i].value, cdp_names_identifier(msg->headers[i].name), found);
+		any |= search_text(s, msg->headers[i].value, names_identifier(s, msg->headers[i].name), found);
 	return any;
 }
 
@@ -309,6 +319,7 @@ search_quarantine(int i, void *arg)
 	bool		isnull,
 				goes;
 
+	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 	read_message(&msg, parts, i);
 	if (!search_message(s, &msg, NULL))
 		return;
@@ -326,6 +337,7 @@ search_parked(int i, void *arg)
 	CdpMessage	msg;
 	bool		isnull;
 
+	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 	read_message(&msg, parts, i);
 	if (search_message(s, &msg, NULL) &&
 		judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
@@ -478,7 +490,8 @@ refuses_any(const CdpBatch *batch)
 void
 cdp_suppress_refused(CdpBatch *batch)
 {
-	Search		s = {.cxt = batch->cxt, .workspace = batch->source->workspace, .erased = {.policy = &batch->source->workspace->policy}};
+	Search		s = {.cxt = batch->cxt, .workspace = batch->source->workspace, .erased = {.policy = &batch->source->workspace->policy,
+	.source = batch->source}};
 
 	if (!refuses_any(batch))
 		return;
@@ -496,7 +509,7 @@ cdp_suppress_refused(CdpBatch *batch)
 
 static CdpSpi nobody_plan = {
 	"SELECT e.occurred_at, e.event_id, e.user_id, e.anonymous_id, e.properties, e.traits, e.context"
-	" FROM cdp_data.event e WHERE e.fragment_id = 0 AND e.workspace_id = $1 AND (e.flags & $2) <> 0"
+	", e.source_id FROM cdp_data.event e WHERE e.fragment_id = 0 AND e.workspace_id = $1 AND (e.flags & $2) <> 0"
 	" AND least(e.occurred_at, e.received_at) < $3",
 	3, {INT4OID, INT2OID, TIMESTAMPTZOID}
 };
@@ -508,7 +521,9 @@ search_nobody(int row, void *arg)
 	Search	   *s = arg;
 	CdpStripped stripped = {.occurred_at = cdp_spi_int64(row, 1), .event_id = cdp_spi_int64(row, 2)};
 	MemoryContext old;
+	bool		isnull;
 
+	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)));
 	if (!cdp_strip_columns(&s->erased, row, 3, &stripped))
 		return;
 	old = MemoryContextSwitchTo(s->cxt);

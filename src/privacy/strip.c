@@ -19,6 +19,7 @@
 #include "utils/numeric.h"
 #include "utils/timestamp.h"
 
+#include "event/mapping.h"
 #include "privacy/suppress.h"
 #include "spi.h"
 
@@ -62,9 +63,9 @@ ends_with(CdpStr s, const char *end)
 	return s.len >= n && memcmp(s.s + s.len - n, end, n) == 0;
 }
 
-/* id, userId, customer_id, externalIds, email, phone, token and the like */
+/* id, userId, customer_id, externalIds, email, phone, token and the like, and what the source's mapping says */
 bool
-cdp_names_identifier(CdpStr key)
+cdp_names_identifier(const CdpErased *e, CdpStr key)
 {
 	static const char *const ends[] = {"Id", "ID", "Ids", "_id", "-id", ".id", "_ids", "mail", "phone", "Phone", "token", "Token"};
 
@@ -73,7 +74,7 @@ cdp_names_identifier(CdpStr key)
 	for (int i = 0; i < lengthof(ends); i++)
 		if (ends_with(key, ends[i]))
 			return true;
-	return false;
+	return e->source && e->source->mapping && cdp_mapping_names_identifier(e->source->mapping, key);
 }
 
 static bool
@@ -166,7 +167,7 @@ take_key(Copy *c, const JsonbValue *v)
 	c->key = *v;
 	c->has_key = true;
 	if (c->depth < MAX_DEPTH)
-		c->named[c->depth] = cdp_names_identifier((CdpStr) {v->val.string.val, v->val.string.len});
+		c->named[c->depth] = cdp_names_identifier(c->erased, (CdpStr) {v->val.string.val, v->val.string.len});
 }
 
 Jsonb *
@@ -194,7 +195,7 @@ cdp_strip(const CdpErased *e, Jsonb *document)
 bool
 cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value)
 {
-	if (cdp_mentions_erased(e, key, false) || scalar_is_erased(e, value, cdp_names_identifier(key)))
+	if (cdp_mentions_erased(e, key, false) || scalar_is_erased(e, value, cdp_names_identifier(e, key)))
 		return true;
 	return value->type == jbvBinary && cdp_strip(e, JsonbValueToJsonb((JsonbValue *) value)) != NULL;
 }

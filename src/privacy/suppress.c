@@ -137,7 +137,7 @@ strip_document(const CdpErased *e, Jsonb **document)
 static void
 strip_payload(CdpWork *w, CdpEvent *ev, int64 *hashes, int n)
 {
-	CdpErased	e = {w->policy, hashes, n};
+	CdpErased	e = {.policy = w->policy, .hashes = hashes, .n = n, .source = w->batch->source};
 
 	qsort(hashes, n, sizeof(int64), cdp_int64_order);
 	if (cdp_is_erased(&e, ev->user_id))

@@ -18,6 +18,7 @@ typedef struct CdpErased
 	int			n;
 	CdpRel	   *tokens;			/* instead: all that have a token and may not be of this age */
 	TimestampTz age;
+	const CdpSource *source;	/* of the message or event; its mapping may name keys of identifiers; or NULL */
 } CdpErased;
 
 /* is the text one of them, in whatever namespace? */
@@ -25,7 +26,7 @@ extern bool cdp_is_erased(const CdpErased *e, CdpStr text);
 
 /* the same, where it may be something else unless its key says what it is */
 extern bool cdp_mentions_erased(const CdpErased *e, CdpStr text, bool named);
-extern bool cdp_names_identifier(CdpStr key);
+extern bool cdp_names_identifier(const CdpErased *e, CdpStr key);
 
 /* does the member of a document, or a part of it, mention one? */
 extern bool cdp_member_is_erased(const CdpErased *e, CdpStr key, const JsonbValue *value);

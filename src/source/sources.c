@@ -735,7 +735,7 @@ set_position(FunctionCallInfo fcinfo, bool adopt)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("source \"%s\" has no such partition, or it is %sdiverged", name, adopt ? "not " : ""),
-				 errhint("See cdp.source_status.")));
+				 errhint("See cdp.source_status. A diverged partition goes on with cdp.adopt_source(), from any position.")));
 	SPI_finish();
 	cdp_launcher_wake();
 }

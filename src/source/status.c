@@ -22,6 +22,7 @@
 
 #include "clock.h"
 #include "launcher.h"
+#include "shape.h"
 
 #define OLD_PARKED_S 60			/* a message waits for so long: look who holds the person */
 #define OLD_DIRTY_S 60			/* a person that waits longer to be computed again is stuck */
@@ -301,7 +302,7 @@ report_requirement(Report *r, const char *item, void (*require) (void), const ch
 	ErrorData  *error = attempt(call_requirement, &requirement);
 
 	if (error)
-		say(r, "error", item, error->message, error->hint);
+		say(r, "error", item, error->message, error->hint ? error->hint : error->detail);
 	else
 		say(r, "ok", item, good, NULL);
 	return error == NULL;
@@ -350,7 +351,7 @@ report_roles(Report *r)
 		if (may_see(cell(i, 2)))
 			say(r, "warning", psprintf("workspace %s", cell(i, 3)),
 				psprintf("role \"%s\", which was granted it, does not exist", cell(i, 1)),
-				"It was dropped or renamed: cdp.revoke_workspace() with this name, or the next role of this name works in the workspace.");
+				"After a restore, bring the roles (pg_dumpall --roles-only). If it was dropped or renamed: cdp.revoke_workspace() with this name, or the next role of this name works in the workspace.");
 }
 
 /* the workers of one source */
@@ -451,8 +452,9 @@ report_running(Report *r, const char *item, int workers, const Workers *w)
 		appendStringInfo(&message, ", %d not yet started", starting);
 	if (w->worst.last_error[0])
 		appendStringInfo(&message, "; worker %d: %s", w->worst.worker + 1, w->worst.last_error);
-	say(r, severity_of(w, starting), item, message.data,
-		"See cdp.source_status, and the rows worker_slots and maintenance of cdp.status.");
+	say(r, severity_of(w, starting), item, message.data, starting > 0 ?
+		"Workers start when nothing is in the way: see maintenance, key and worker_slots here." :
+		"Workers try again by themselves; cdp.source_status has the last error of each topic.");
 }
 
 /* A process that another one replaced, and that is still there. */
@@ -518,9 +520,10 @@ report_source(Report *r, int row)
 	report_compacted(r, item, source_id);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
-			"The topic was deleted and made again, or truncated. Go on with cdp.adopt_source(), from 0 to read all of it.");
+			"The topic was deleted and made again, or truncated, or the position was set beyond its end. To read all of it:"
+			" SELECT cdp.adopt_source(source, topic, \"partition\", 0) FROM cdp.source_status WHERE state = 'diverged';");
 	if (strcmp(cell(row, 5), "t") == 0)
-		say(r, "info", item, "the source is paused", "SELECT cdp.resume_source(...)");
+		say(r, "info", item, "the source is paused", psprintf("SELECT cdp.resume_source(%s);", quote_literal_cstr(cell(row, 3))));
 	else
 		report_running(r, item, atoi(cell(row, 4)), &w);
 }
@@ -560,6 +563,24 @@ count_waiting(const char *table, const char *since, int64 *seconds)
 	return waiting;
 }
 
+/* Messages that the broker deleted before they were read; each source that lost some in the last day has a row. */
+static void
+report_gaps(Report *r)
+{
+	uint64		n = cdp_owner_query("SELECT s.name, s.workspace_id, pg_catalog.sum(g.to_offset OPERATOR(pg_catalog.-) g.from_offset)"
+									" FROM cdp_data.source_gap g"
+									" JOIN cdp_data.source s ON s.source_id OPERATOR(pg_catalog.=) g.source_id"
+									" WHERE g.found_at OPERATOR(pg_catalog.>)"
+									" (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '1 day'::pg_catalog.interval)"
+									" GROUP BY s.name, s.workspace_id ORDER BY s.name", 0, NULL, NULL, NULL);
+
+	for (uint64 i = 0; i < n; i++)
+		if (may_see(cell(i, 2)))
+			say(r, "warning", psprintf("gap %s", cell(i, 1)),
+				psprintf("the broker deleted %s messages before they were read, found within the last day", cell(i, 3)),
+				"They are lost to this source: see cdp.source_gap. Give the topic a longer retention, or the source more workers.");
+}
+
 /* Messages that wait for somebody whom a session holds. */
 static void
 report_parked(Report *r)
@@ -572,7 +593,7 @@ report_parked(Report *r)
 	else
 		say(r, seconds < OLD_PARKED_S ? "info" : "warning", "parked",
 			psprintf("%lld messages are parked, one for %lld s", (long long) waiting, (long long) seconds),
-			"They wait for people whom an open transaction holds, and are applied when it has ended.");
+			"They wait for people whom an open transaction holds, and are applied when it has ended; oldest_snapshot here names the oldest one.");
 }
 
 /* People whose recompute was left to the maintenance worker. */
@@ -642,7 +663,7 @@ report_snapshots(Report *r)
 	cdp_become_stats_reader(&save);
 	rc = SPI_execute("SELECT h.holder, pg_catalog.extract('epoch', pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) h.since)::pg_catalog.int8"
 					 " FROM (SELECT 'process ' OPERATOR(pg_catalog.||) pid::pg_catalog.text AS holder, xact_start AS since"
-					 " FROM pg_catalog.pg_stat_activity WHERE backend_xmin IS NOT NULL"
+					 " FROM pg_catalog.pg_stat_activity WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)"
 					 " AND pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()"
 					 " AND (datname OPERATOR(pg_catalog.=) pg_catalog.current_database() OR datname IS NULL)"
 					 " UNION ALL SELECT 'prepared transaction', prepared FROM pg_catalog.pg_prepared_xacts"
@@ -700,7 +721,10 @@ read_tables(void *arg)
 
 	SPI_connect();
 	if (!RecoveryInProgress())
+	{
 		report_sources(r);
+		report_gaps(r);
+	}
 	report_roles(r);
 	report_parked(r);
 	report_recompute(r);
@@ -722,6 +746,26 @@ report_tables(Report *r)
 			"Rows are missing here. Look into pg_locks for who locks tables of cdp_data.");
 	else
 		say(r, "ok", "tables", "the tables can be read", NULL);
+}
+
+static bool
+require_shapes(void *arg)
+{
+	cdp_shapes_require();
+	return true;
+}
+
+/* A table that is locked is said to be so by report_tables(). */
+static void
+report_shapes(Report *r)
+{
+	ErrorData  *error = attempt(require_shapes, NULL);
+
+	if (error == NULL)
+		say(r, "ok", "shapes", "the tables are as cdp made them", NULL);
+	else if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		say(r, "error", "shapes", psprintf("%s: nothing can be written", error->message),
+			psprintf("%s %s", error->detail ? error->detail : "", error->hint ? error->hint : ""));
 }
 
 /* Who asks what is wrong does not wait for who locks the tables. */
@@ -759,7 +803,10 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 		report_workspace(&r);
 	(void) report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
 	if (report_requirement(&r, "owner", cdp_owner_require, "the tables belong to cdp_owner"))
+	{
+		report_shapes(&r);
 		report_tables(&r);
+	}
 	AtEOXact_GUC(true, nest);
 	return (Datum) 0;
 }

@@ -57,9 +57,13 @@ FROM cdp_data.source s
 	CROSS JOIN LATERAL pg_catalog.unnest(s.topics) WITH ORDINALITY AS t(topic, number)
 	LEFT JOIN cdp_data.source_offset o
 		ON o.source_id OPERATOR(pg_catalog.=) s.source_id AND o.topic OPERATOR(pg_catalog.=) t.topic
-	LEFT JOIN cdp.source_partitions() p
+	-- of a broker that is away nobody knows what it holds now, and a diverged partition is not the one that was read
+	LEFT JOIN (SELECT q.source_id, q.topic_no, q."partition", q.ready, q.rate,
+			CASE WHEN q.end_at OPERATOR(pg_catalog.>) (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) '30 s'::pg_catalog.interval)
+				THEN q.end_position END AS end_position
+		FROM cdp.source_partitions() q) p
 		ON p.source_id OPERATOR(pg_catalog.=) s.source_id AND p.topic_no OPERATOR(pg_catalog.=) t.number
-		AND p."partition" OPERATOR(pg_catalog.=) o."partition"
+		AND p."partition" OPERATOR(pg_catalog.=) o."partition" AND o.state OPERATOR(pg_catalog.<>) 'diverged'
 	LEFT JOIN cdp.source_workers() x
 		ON x.source_id OPERATOR(pg_catalog.=) s.source_id
 		AND x.worker OPERATOR(pg_catalog.=) (COALESCE(o."partition", 0) OPERATOR(pg_catalog.%) s.workers)

@@ -64,6 +64,7 @@
 #include "stats.h"
 #include "worker.h"
 
+#define TELL_MS 10000			/* who waits for so long says so in the log */
 #define PACE_MS 10				/* between the starts of two batches */
 #define RETRY_FIRST_MS 50		/* after a lost lock; doubled up to */
 #define RETRY_MAX_MS 1000
@@ -613,6 +614,7 @@ wait_for_something(void)
 	WaitEvent	event;
 	long		ms = (long) Max(cdp_look_next(&w) - cdp_ticks(), 0);
 
+	ms = Min(ms, cdp_worker_timeout_ms / 3);	/* who waits lives */
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	(void) WaitEventSetWait(w.wait_set, ms, &event, 1, cdp_wait_event("CdpSource"));
@@ -644,9 +646,34 @@ look_around(void)
 	take_request();
 }
 
+/* What lasts is in the log, with a line when it is over. */
+static void
+tell_waiting(bool ready)
+{
+	static int64 since = 0;		/* 0: nothing is waited for */
+	static bool told = false;
+
+	if (ready)
+	{
+		if (told)
+			ereport(LOG, (errmsg("source \"%s\" goes on", w.name)));
+		told = false;
+		since = 0;
+	}
+	else if (since == 0)
+		since = cdp_ticks();
+	else if (!told && !w.parked_full && retries[APPLYING] == 0 && cdp_ticks() - since > TELL_MS)
+	{
+		ereport(LOG, (errmsg("source \"%s\" waits: %s", w.name, w.slot->last_error)));
+		told = true;
+	}
+}
+
 static void
 do_turn(void)
 {
+	bool		ready;
+
 	doing = LOOKING;
 	if (cdp_look_next(&w) <= cdp_ticks() || w.assign || w.reread)
 	{
@@ -655,7 +682,9 @@ do_turn(void)
 		publish(-1);
 		goes_on();
 	}
-	cdp_slot_condition(w.slot, retries[APPLYING] == 0 && cdp_look_is_ready(&w) ? CDP_COND_RUNNING : CDP_COND_WAITING);
+	ready = retries[APPLYING] == 0 && cdp_look_is_ready(&w);
+	cdp_slot_condition(w.slot, ready ? CDP_COND_RUNNING : CDP_COND_WAITING);
+	tell_waiting(ready);
 	doing = APPLYING;
 	if (!w.parked_full && !w.assign && consume())
 		pace();
