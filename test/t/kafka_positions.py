@@ -56,6 +56,7 @@ def below_the_log_start(world):
     world.caught_up('old', 'old: it goes on behind the gap')
     nothing_silent(world, 'old', 1000)
     tap.same(world.gaps('old')[0][:2], (0, 20), 'old: the gap begins where it had read to')
+    tap.same(world.server.rows("SELECT severity FROM cdp.status WHERE item = 'gap old'"), [('warning',)], 'old: cdp.status says so')
 
 
 def below_the_log_start_while_running(world):
@@ -174,6 +175,7 @@ def worker_silent(world):
     for partition in range(2):
         world.send('silent', numbered(f'silent-{partition}', 10), partition=partition)
     world.caught_up('silent', 'silent: consumed')
+    mark = world.server.log_mark()
     world.server.rows("ALTER SYSTEM SET cdp.worker_timeout = '2 s'")
     world.server.rows('SELECT pg_reload_conf()')
     pid = world.worker('silent')
@@ -192,6 +194,7 @@ def worker_silent(world):
     world.server.rows('ALTER SYSTEM RESET cdp.worker_timeout')
     world.server.rows('SELECT pg_reload_conf()')
     tap.same(counted(world, 'silent'), before, 'silent: and has done nothing more')
+    tap.same(world.server.log_after(mark).count(' is silent'), 1, 'silent: workers that have nothing to do are not')
     tap.same(world.ids('silent'), numbered('silent-0', 520) + numbered('silent-1', 510), 'silent: every message is stored once')
 
 

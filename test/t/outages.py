@@ -81,10 +81,15 @@ def broker_away(o):
     o.begins()
     o.shop.producer.flush()         # it would give up before the broker is back
     o.shop.kafka.kill()
+    mark = o.server.log_mark()
     o.lasts()
+    tap.wait_for(lambda: o.server.log_after(mark).count('source "shop" waits: '), 'the log says so', good=lambda n: n == shop.WORKERS)
+    tap.same(o.server.value('SELECT count(*) FROM cdp.source_status WHERE lag IS NOT NULL OR end_position IS NOT NULL'), 0,
+             'nobody says what a broker that is away holds')
     tap.wait_for(lambda: o.server.value('SELECT max(last_error) FROM cdp.source_status'), 'the broker is away: the status says so')
     o.shop.kafka.start()
     o.ends('the broker is away')
+    tap.same(o.server.log_after(mark).count('source "shop" goes on'), shop.WORKERS, 'the log says that it is over')
 
 
 def database_down(o):

@@ -252,6 +252,8 @@ def not_as_made(s):
             pour.flows()
             s.server.rows(change)
             shown(s, message)
+            if 'as cdp made it' in message:
+                tap.same(s.server.rows("SELECT severity FROM cdp.status WHERE item = 'shapes'"), [('error',)], 'cdp.status says so before a message comes')
             s.server.rows(back.format(bounds))
         s.judge(message)
 

@@ -143,6 +143,18 @@ def confused_client(s):
 LIMIT = 1024 * 1024             # cdp.parked_limit
 
 
+def oldest_named(s):
+    """A client that has written and holds no snapshot keeps people as well, and is named."""
+    with s.server.connect(autocommit=False) as c:
+        c.execute('SELECT cdp.ingest(%s)', [message('oldest', 'oldest')])
+        c.execute('SELECT 1')       # the portal of the one before is closed, and its snapshot
+        tap.same(s.server.rows('SELECT backend_xid IS NOT NULL, backend_xmin FROM pg_stat_activity WHERE pid = %s', c.info.backend_pid), [(True, None)],
+                 'a client that has written and is idle in its transaction')
+        tap.wait_for(lambda: s.server.value("SELECT substring(message FROM 'open for ([0-9]+) s')::integer FROM cdp.status WHERE item = 'oldest_snapshot'"),
+                     'cdp.status knows of it', good=lambda seconds: seconds is not None and seconds >= 3)        # workers are shorter
+        c.rollback()
+
+
 def open_transactions(s):
     """Clients hold people, idle or prepared, across a restart; a snapshot is old; all that is parked is applied in the end."""
     snapshot = s.server.connect(autocommit=False)
@@ -166,6 +178,8 @@ def open_transactions(s):
                      good=lambda n: n == 40)
         pour.flows()
         tap.ok(True, 'events of others go on beside prepared transactions')
+        tap.wait_for(lambda: s.server.value('SELECT min(attempts) FROM cdp_data.parked'), 'they are tried again', good=lambda n: n >= 3)
+        tap.ok(s.server.value("SELECT max(parked_at) < now() - interval '2 s' FROM cdp_data.parked"), 'and it is known since when they wait')
         s.server.rows(f"ALTER SYSTEM SET cdp.parked_limit = '{LIMIT // 1024}kB'")
         s.server.rows('SELECT pg_reload_conf()')
         padding = 'x' * 10000
@@ -367,7 +381,7 @@ def main():
     s.server.wrapper = wall.wrapper
     s.open()
     clock_steps(s, wall)
-    for situation in (open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, taken_names, owner_lost,
+    for situation in (oldest_named, open_transactions, drop_extension_prepared, months_beside_readers, refusing_event_trigger, taken_names, owner_lost,
                       hostile_settings):
         situation(s)
     clock_by_years(s, wall)
