@@ -103,6 +103,13 @@ cdp_clock_raise(TimestampTz instant)
 		 /* seen was set to the newer value */ ;
 }
 
+/* 2000-01-01, which no batch was stamped with, while there is none */
+static TimestampTz
+current_floor(void)
+{
+	return floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+}
+
 int64
 cdp_clock_set_forward(void)
 {
@@ -113,7 +120,7 @@ cdp_clock_set_forward(void)
 int64
 cdp_clock_behind(void)
 {
-	return floor_instant ? Max((TimestampTz) pg_atomic_read_u64(floor_instant) - cdp_clock(), 0) : 0;
+	return Max(current_floor() - cdp_clock(), 0);
 }
 
 int64
@@ -148,7 +155,7 @@ cdp_clock_above_floor(void)
 	if (!kept_known)
 		cdp_scan_table(CDP_T_INSTANCE, raise_to_kept, NULL);
 	kept_known = true;
-	low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+	low = current_floor();
 	behind = low > now + WARN_BEHIND_US;
 	if (behind && !warned)
 		ereport(WARNING,
@@ -169,7 +176,7 @@ bool
 cdp_clock_maintain(void)
 {
 	static TimestampTz written = 0;
-	TimestampTz low = floor_instant ? (TimestampTz) pg_atomic_read_u64(floor_instant) : 0;
+	TimestampTz low = current_floor();
 	Datum		arg = TimestampTzGetDatum(low);
 	CdpUserContext user;
 

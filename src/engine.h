@@ -242,6 +242,7 @@ typedef struct CdpFormat
 
 extern const CdpFormat *cdp_format_find(const char *name);	/* NULL when unknown */
 extern bool cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg);
+extern uint64 cdp_headers_size(const CdpMessage *msg);	/* bytes of names and values */
 extern const CdpFormat cdp_format_segment;
 extern const CdpFormat cdp_format_json;
 extern const CdpFormat cdp_format_cloudevents;

@@ -184,11 +184,7 @@ data_as_text(CdpJson *j, CdpStr data)
 static bool
 headers_too_big(const CdpMessage *msg)
 {
-	uint64		size = msg->body.len;
-
-	for (int i = 0; i < msg->nheaders; i++)
-		size += msg->headers[i].name.len + msg->headers[i].value.len;
-	return size > (uint64) cdp_max_message_kb * 1024;
+	return msg->body.len + cdp_headers_size(msg) > (uint64) cdp_max_message_kb * 1024;
 }
 
 /* a binary event as structured one on the tape; false: refused */

@@ -4,9 +4,9 @@
  * A decoder walks the tape of a message (json.c) and fills one draft per
  * event; the draft is the last event of the batch until it ends, and becomes a
  * reject instead when something in it is wrong.  Nothing here touches a table
- * or throws, but out of memory, and to a client whose message no row could hold.  Strings of an event point into the message,
- * or into the arena in the batch's context: nothing is copied that has no
- * escapes.
+ * or throws, but out of memory, and to a client whose message no row could
+ * hold.  Strings of an event point into the message, or into the arena in the
+ * batch's context: nothing is copied that has no escapes.
  *
  * A new format is a file with one CdpFormat, and its line in cdp_format_find.
  */
@@ -105,10 +105,10 @@ cdp_is_tombstone(const CdpFormat *format, const CdpMessage *msg)
 	return msg->body.s == NULL && !is_in_headers(format, msg);
 }
 
-static uint64
-whole_size(const CdpMessage *msg)
+uint64
+cdp_headers_size(const CdpMessage *msg)
 {
-	uint64		size = (uint64) msg->body.len + msg->key.len;
+	uint64		size = 0;
 
 	for (int i = 0; i < msg->nheaders; i++)
 		size += (uint64) msg->headers[i].name.len + msg->headers[i].value.len;
@@ -117,10 +117,8 @@ whole_size(const CdpMessage *msg)
 
 /* What a few kB unpack to may be more than a row can hold; Kafka has it still, a client gets an error. */
 static void
-refuse_huge(CdpBatch *batch, CdpMessage *msg)
+refuse_huge(CdpBatch *batch, CdpMessage *msg, uint64 size)
 {
-	uint64		size = whole_size(msg);
-
 	if (msg->partition < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -136,9 +134,10 @@ static void
 decode_message(CdpBatch *batch, CdpMessage *msg)
 {
 	const CdpFormat *format = batch->source->format;
+	uint64		size = (uint64) msg->body.len + msg->key.len + cdp_headers_size(msg);
 
-	if (whole_size(msg) > KEPT_BYTES)
-		refuse_huge(batch, msg);
+	if (size > KEPT_BYTES)
+		refuse_huge(batch, msg, size);
 	else if (msg->body.len > (uint64) cdp_max_message_kb * 1024)
 		cdp_batch_reject(batch, msg, -1, msg->body, CDP_REASON_MESSAGE_TOO_BIG, NULL);
 	else if (cdp_is_tombstone(format, msg))

@@ -748,18 +748,12 @@ report_tables(Report *r)
 		say(r, "ok", "tables", "the tables can be read", NULL);
 }
 
-static bool
-require_shapes(void *arg)
-{
-	cdp_shapes_require();
-	return true;
-}
-
 /* A table that is locked is said to be so by report_tables(). */
 static void
 report_shapes(Report *r)
 {
-	ErrorData  *error = attempt(require_shapes, NULL);
+	Requirement requirement = {cdp_shapes_require};
+	ErrorData  *error = attempt(call_requirement, &requirement);
 
 	if (error == NULL)
 		say(r, "ok", "shapes", "the tables are as cdp made them", NULL);

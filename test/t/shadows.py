@@ -20,7 +20,6 @@ from psycopg.types.json import Jsonb   # noqa: E402
 ROLES = ('analyst', 'marketer', 'auditor', 'privacy_officer', 'admin', 'ingest', 'monitor')
 TRAPPED = 'trapped: runs as'
 
-# each in a subtransaction: what cannot be made (arguments of type internal, ..) cannot be called either
 SHADOWS = f"""
 CREATE SCHEMA evil;
 GRANT USAGE ON SCHEMA evil TO PUBLIC;
@@ -30,6 +29,13 @@ BEGIN
         RAISE WARNING '{TRAPPED} %', current_user;
     END IF;
     RETURN true;
+END
+$$;
+-- what cannot be made (arguments of type internal, ..) cannot be called either
+CREATE FUNCTION evil.make(statement text) RETURNS void LANGUAGE plpgsql SET search_path = pg_catalog AS $$
+BEGIN
+    EXECUTE statement;
+EXCEPTION WHEN OTHERS THEN
 END
 $$;
 DO $do$
@@ -47,10 +53,7 @@ BEGIN
                 CASE WHEN o.oprleft <> 0 THEN format(', leftarg = %s', o.oprleft::regtype) ELSE '' END)
             FROM pg_operator o JOIN pg_proc p ON p.oid = o.oprcode WHERE o.oprnamespace = 'pg_catalog'::regnamespace
     LOOP
-        BEGIN
-            EXECUTE made;
-        EXCEPTION WHEN OTHERS THEN
-        END;
+        PERFORM evil.make(made);
     END LOOP;
 END
 $do$;
@@ -65,10 +68,7 @@ BEGIN
         SELECT format('CREATE VIEW pg_temp.%I AS SELECT v.* FROM %s v WHERE evil.trap()', relname, oid::regclass)
             FROM pg_class WHERE relnamespace IN ('pg_catalog'::regnamespace, 'cdp'::regnamespace) AND relkind = 'v'
     LOOP
-        BEGIN
-            EXECUTE made;
-        EXCEPTION WHEN OTHERS THEN
-        END;
+        PERFORM evil.make(made);
     END LOOP;
 END
 $do$;
