@@ -21,7 +21,7 @@ CREATE FUNCTION cdp.pause_source(name text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.pause_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.pause_source(text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.pause_source(text) IS
-'Stops the workers of a Kafka source after the commit; positions stay. Raises when there is no such source or it has no brokers.';
+'Stops the workers of a Kafka source after the commit; positions stay. One may still commit the batch that it is in: they have ended when worker_pid is NULL in cdp.source_status. Raises when there is no such source or it has no brokers.';
 
 CREATE FUNCTION cdp.resume_source(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_resume_source';

@@ -49,6 +49,11 @@ class World:
         """What is written down as lost: (partition, from, to)."""
         return self.server.rows('SELECT "partition", from_offset, to_offset FROM cdp.source_gap WHERE source = %s ORDER BY id', source)
 
+    def pause(self, source):
+        """No worker of the source runs any more: one may still commit the batch that it had when it was asked to stop."""
+        self.server.rows('SELECT cdp.pause_source(%s)', source)
+        tap.wait_for(lambda: self.status(source, 'worker_pid'), f'{source} is at rest', good=lambda pids: not any(pids))
+
     def worker(self, source):
         """Process id of the source's only worker."""
         return tap.wait_for(lambda: self.status(source, 'worker_pid')[0], f'{source} has a worker')

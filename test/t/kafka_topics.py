@@ -47,7 +47,7 @@ def adopted(world, name, from_offset, expected):
 def made_again_while_away(world):
     """The new topic has more records than were read of the old one, before the worker looks."""
     consumed(world, 'away', numbered('away', 20))
-    world.server.rows("SELECT cdp.pause_source('away')")
+    world.pause('away')
     world.kafka.recreate_topic('away', 1)
     world.send('away', numbered('away-new', 30))
     world.server.rows("SELECT cdp.resume_source('away')")
@@ -88,7 +88,7 @@ def made_again_with_many_partitions(world):
     for partition in range(12):
         world.send('wide', numbered(f'wide-{partition}', 10), producer, partition=partition)
     world.caught_up('wide', 'wide: consumed')
-    world.server.rows("SELECT cdp.pause_source('wide')")
+    world.pause('wide')
     world.kafka.recreate_topic('wide', 12)
     producer = world.kafka.producer()
     for partition in range(12):
@@ -132,7 +132,7 @@ def made_again_with_fewer_while_away(world):
     for partition in range(3):
         world.send('shrunk', numbered(f'shrunk-{partition}', 10), partition=partition)
     world.caught_up('shrunk', 'shrunk: consumed')
-    world.server.rows("SELECT cdp.pause_source('shrunk')")
+    world.pause('shrunk')
     world.kafka.recreate_topic('shrunk', 1)
     world.send('shrunk', numbered('shrunk-new', 20))
     world.server.rows("SELECT cdp.resume_source('shrunk')")
@@ -191,10 +191,10 @@ def transactional(world):
     producer.client.commit_transaction(30)
     tap.wait_for(lambda: len(world.ids('tx')), 'tx: it is read when it was committed', good=lambda n: n == 15)
     tap.wait_for(lambda: world.status('tx', '"position"'), 'the position passes it', good=lambda p: p == [30])
-    world.server.rows("SELECT cdp.pause_source('tx')")
+    world.pause('tx')
     world.server.rows("SELECT cdp.resume_source('tx')")
     world.caught_up('tx', 'tx: it goes on after a restart')
-    world.server.rows("SELECT cdp.pause_source('tx')")
+    world.pause('tx')
     world.kafka.recreate_topic('tx', 1)
     world.send('tx', numbered('tx-new', 60))
     world.server.rows("SELECT cdp.resume_source('tx')")
