@@ -474,8 +474,8 @@ cdp_sql_forget(PG_FUNCTION_ARGS)
 	cdp_version_require();
 	cdp_key_require();
 	read_request(fcinfo, &r);
-	o.plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r.workspace,
-	.fragment_only = r.scope && strcmp(r.scope, "fragment") == 0};
+	o.plan = (CdpErasurePlan) {.cxt = CurrentMemoryContext, .workspace = r.workspace};
+	o.plan.fragment_only = r.scope && strcmp(r.scope, "fragment") == 0;
 	if (!r.dry_run)
 		prepare_to_write();
 	cdp_become_owner(&user);

@@ -66,7 +66,7 @@ CREATE FUNCTION cdp.source_workers(OUT source_id integer, OUT worker integer, OU
 REVOKE ALL ON FUNCTION cdp.source_workers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.source_workers() TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.source_workers() IS
-'What the source workers of the caller''s workspace report in shared memory since they exist: state (starting, waiting, running, failed), batches and messages that were committed, the last error, and how many of its partitions cdp.source_partitions() does not list. Behind cdp.source_status.';
+'What the source workers of the caller''s workspace report in shared memory from their start until their process has ended: state (starting, waiting, running, failed), batches and messages that were committed, the last error, and how many of its partitions cdp.source_partitions() does not list. Behind cdp.source_status.';
 
 CREATE FUNCTION cdp.source_partitions(OUT source_id integer, OUT topic_no integer, OUT "partition" integer, OUT ready boolean,
 		OUT end_position bigint, OUT end_at timestamptz, OUT rate real)

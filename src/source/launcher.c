@@ -78,6 +78,7 @@ typedef struct Database
 static List *databases = NIL;
 static BackgroundWorkerHandle **handles;	/* by slot; NULL: started by an earlier launcher */
 static int64 next_scan = 0;
+static int64 timeout_since = 0; /* cdp.worker_timeout is what it is */
 static bool refused;			/* a start, in this round */
 
 /* ---------------------------------------------------------------- databases */
@@ -371,7 +372,7 @@ one_abandoned(const CdpSlot *slot)
 static void
 step_silent(CdpSlot *slot, int64 now, int64 *next)
 {
-	int64		until = slot->alive_at + cdp_worker_timeout_ms;
+	int64		until = Max(slot->alive_at, timeout_since) + cdp_worker_timeout_ms;
 
 	if (slot->kind != CDP_WORKER_SOURCE || slot->abandoned || one_abandoned(slot))
 		return;
@@ -497,12 +498,24 @@ any_waits_refused(void)
 	return false;
 }
 
+/* Who sleeps by a longer time-out is not silent by a shorter one at once. */
+static void
+note_timeout(void)
+{
+	static int	known = 0;
+
+	if (known != cdp_worker_timeout_ms)
+		timeout_since = cdp_ticks();
+	known = cdp_worker_timeout_ms;
+}
+
 /* One round; returns when the next one is due. */
 static int64
 reconcile(void)
 {
 	int64		next;
 
+	note_timeout();
 	take_hints();
 	if (next_scan <= cdp_ticks())
 		scan_databases();

@@ -49,6 +49,13 @@ worker_state(const CdpSlot *slot)
 	}
 }
 
+/* A process that is to end is shown until it has ended: it may still commit a batch. */
+static bool
+is_shown(const CdpSlot *slot)
+{
+	return slot->kind == CDP_WORKER_SOURCE && (slot->wanted || (slot->state == CDP_SLOT_UP && !slot->abandoned));
+}
+
 /* The source slots of this database and of the caller's workspace, copied. */
 static CdpSlot *
 copy_slots(int *n)
@@ -66,7 +73,7 @@ copy_slots(int *n)
 	{
 		const CdpSlot *slot = &cdp_workers->slots[i];
 
-		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE && slot->wanted &&
+		if (slot->state != CDP_SLOT_FREE && is_shown(slot) &&
 			slot->database == MyDatabaseId && slot->workspace_id == workspace)
 			copy[(*n)++] = *slot;
 	}

@@ -17,7 +17,9 @@ JARS = os.path.join(machine.CACHE, 'kafka-' + VERSION)
 START_SECONDS = 60
 # librdkafka's issue 4778: use after free when a topic was made again (doc/sources.md)
 SPOILT_BY_NEW_TOPIC_ID = 0x02040000 <= confluent_kafka.libversion()[1] < 0x020a0000
-REQUEST_SECONDS = 10
+REQUEST_SECONDS = 60            # of an answer, which a busy broker gives late
+PROBE_SECONDS = 5
+END_OF_PARTITION = confluent_kafka.KafkaError._PARTITION_EOF  # pylint: disable=protected-access
 CLUSTER_ID = 'AAAAAAAAQACAAAAAAAAAAQ'
 # a killed broker may come back when its session has timed out
 PROPERTIES = '''process.roles=broker,controller
@@ -97,7 +99,7 @@ class Kafka:
         if self.process.poll() is not None:
             raise RuntimeError(f'broker ended with {self.process.returncode}, see {self.log}')
         try:
-            return bool(self.admin().list_topics(timeout=1).brokers)
+            return bool(self.admin().list_topics(timeout=PROBE_SECONDS).brokers)
         except confluent_kafka.KafkaException:
             return False
 

@@ -31,6 +31,7 @@ CLONE_NEWNS = 0x20000
 MS_REC, MS_PRIVATE = 0x4000, 0x40000
 MNT_DETACH = 2
 STOP_SECONDS = 20
+PORTS = set()                   # that were given out
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _processes = []
@@ -181,10 +182,14 @@ class Clock:
 
 
 def free_port():
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        return s.getsockname()[1]
+    """A port of the loopback interface that nobody listens on, another one each time."""
+    while True:
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            port = s.getsockname()[1]
+        if port not in PORTS:
+            PORTS.add(port)
+            return port
 
 
 def process_children(pid):
@@ -194,6 +199,15 @@ def process_children(pid):
             return [int(child) for child in f.read().split()]
     except FileNotFoundError:
         return []
+
+
+def process_title(pid):
+    """What ps shows of it; empty when it has ended."""
+    try:
+        with open(f'/proc/{pid}/cmdline', encoding='utf-8', errors='replace') as f:
+            return f.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return ''
 
 
 def process_lives(pid):

@@ -136,6 +136,7 @@ class Server:
 
     def kill(self):
         """kill -9 of the postmaster; returns when its children have followed it."""
+        self.process.send_signal(signal.SIGSTOP)        # no child is born unseen
         children = machine.process_children(self.process.pid)
         self.process.kill()
         self.process.wait()

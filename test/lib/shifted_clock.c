@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -89,17 +90,44 @@ timespec_get(struct timespec *ts, int base)
 	return clock_gettime(CLOCK_REALTIME, ts) == 0 ? base : 0;
 }
 
-/* the kernel, which waits, knows the real time only; how librdkafka reads the clock for it depends on its version */
+/* The kernel, which waits, knows the real time only. */
+static struct timespec
+real_time(const struct timespec *until, bool wall)
+{
+	struct timespec ts;
+	int64_t		us = (int64_t) until->tv_sec * 1000000 + until->tv_nsec / 1000 - microseconds(PASSED) - (wall ? microseconds(SET) : 0);
+
+	ts.tv_sec = us / 1000000;
+	ts.tv_nsec = us % 1000000 * 1000 + until->tv_nsec % 1000;
+	return ts;
+}
+
+/* how librdkafka reads the clock for it depends on its version */
 int
 cnd_timedwait(cnd_t *restrict cond, mtx_t *restrict mutex, const struct timespec *restrict until)
 {
 	static int	(*real) (cnd_t *, mtx_t *, const struct timespec *);
-	struct timespec ts;
-	int64_t		us = (int64_t) until->tv_sec * 1000000 + until->tv_nsec / 1000 - microseconds(SET) - microseconds(PASSED);
+	struct timespec ts = real_time(until, true);
 
 	if (real == NULL)
 		real = (int (*) (cnd_t *, mtx_t *, const struct timespec *)) dlsym(RTLD_NEXT, "cnd_timedwait");
-	ts.tv_sec = us / 1000000;
-	ts.tv_nsec = us % 1000000 * 1000 + until->tv_nsec % 1000;
 	return real(cond, mutex, &ts);
+}
+
+/* which clock the condition has is not asked: the time since 1970 is far from the time since the machine started */
+int
+pthread_cond_timedwait(pthread_cond_t *restrict cond, pthread_mutex_t *restrict mutex, const struct timespec *restrict until)
+{
+	bool		wall = until->tv_sec > time(NULL) / 2;
+	struct timespec ts = real_time(until, wall);
+
+	return pthread_cond_clockwait(cond, mutex, wall ? CLOCK_REALTIME : CLOCK_MONOTONIC, &ts);
+}
+
+int
+pthread_timedjoin_np(pthread_t thread, void **result, const struct timespec *until)
+{
+	struct timespec ts = real_time(until, true);
+
+	return pthread_clockjoin_np(thread, result, CLOCK_REALTIME, &ts);
 }

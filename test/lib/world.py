@@ -25,7 +25,7 @@ class World:
 
     def caught_up(self, name, what, dbname='cdp'):
         """The source has consumed all there is."""
-        tap.ok(self.server.value("SELECT cdp.wait_for_source(%s, '60 s')", name, dbname=dbname), what,
+        tap.ok(self.server.value("SELECT cdp.wait_for_source(%s, '300 s')", name, dbname=dbname), what,
                self.server.rows('SELECT * FROM cdp.source_status WHERE source = %s', name, dbname=dbname))
 
     def ids(self, topic, dbname='cdp'):

@@ -320,6 +320,7 @@ def main():
     # debug1: the log says how each worker ended
     old, new = (postgres.Server(inst, d, cdp__key_file=os.path.join(d, 'cdp.key'), log_min_messages='debug1').start() for d in directories)
     old.create_database()
+    old.rows("SELECT cdp.make_partitions(now() + interval '1 month')")      # none is made in between, whenever this runs
     kafka = broker.Kafka(parent).start()
     kafka.create_topic('shop', 2)
     feed = Feed(kafka)

@@ -115,7 +115,7 @@ class Peak:
             for pid in filter(None, self.world.status(self.name, 'worker_pid')):
                 self.bytes = max(self.bytes, machine.anonymous_memory(pid))
             return self.world.server.value("SELECT cdp.wait_for_source(%s, '200 ms')", self.name)
-        tap.wait_for(look, f'{self.name} has caught up', 80)
+        tap.wait_for(look, f'{self.name} has caught up', 300)
 
 
 def headers(world):

@@ -142,7 +142,7 @@ def split_a_month(publisher, subscriber):
     tap.same(publisher.rows("SELECT tableoid::regclass::text FROM cdp_data.event WHERE message_id = 'future'"), [('cdp_data.event_last',)],
              'an event lies beyond the months that are made')
     # who follows the whole schema needs the new month first
-    month = f'{begins:%Y%m}'
+    month = f'{begins.astimezone(datetime.timezone.utc):%Y%m}'
     for root in ('event', 'message_seen'):
         name = f'{root}_{month}'
         subscriber.rows(f'CREATE TABLE cdp_data.{name} (LIKE cdp_data.{root}_last INCLUDING ALL)', dbname='everything')
@@ -182,6 +182,7 @@ def main():
     kafka = broker.Kafka(parent).start()
     kafka.create_topic('shop', 2)
     publisher.create_database()
+    publisher.rows("SELECT cdp.make_partitions(now() + interval '1 month')")        # none is made in between, whenever this runs
     make_roles(publisher)
     publisher.rows("SELECT cdp.create_source('shop', brokers => %s, topics => '{shop}')", kafka.address)
     first_messages(kafka, publisher)

@@ -3,6 +3,7 @@
 Nobody waits for these hours: time passes in steps that are longer than any back-off, and all who sleep are woken to
 see it.  When the cause is gone, the clocks go at their own pace again.  CDP_SOAK: 4 hours in place of 10 minutes.
 """
+import contextlib
 import os
 import signal
 import sys
@@ -17,7 +18,8 @@ MINUTES = 240 if os.environ.get('CDP_SOAK') else 10
 STEP_SECONDS = 25               # longer than the longest back-off
 STEPS = MINUTES * 60 // STEP_SECONDS
 PACE_SECONDS = 0.04
-WORKER_TIMEOUT = '5min'         # of the moved clock: what is a second of a busy machine
+LONG_TIMEOUT = '1d'             # of the moved clock: a worker of a busy machine is not silent meanwhile
+WORKER_TIMEOUT = '5min'         # where one is
 MISSED = 500                    # messages that come meanwhile
 LOG_LINES = 20                  # about one trouble
 TROUBLE = """CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it cannot'; END $$;
@@ -28,7 +30,7 @@ class Outage:
     """A shop whose server has clocks that can be moved on."""
 
     def __init__(self):
-        self.shop = shop.Shop('outages', cdp__worker_timeout=WORKER_TIMEOUT)
+        self.shop = shop.Shop('outages', cdp__worker_timeout=LONG_TIMEOUT)
         self.server = self.shop.server
         self.clock = machine.Clock(self.shop.directory)
         self.server.wrapper = self.clock.wrapper
@@ -38,6 +40,11 @@ class Outage:
         """Events flow to the moment in which the cause comes."""
         with self.shop.pour() as pour:
             pour.flows()
+
+    def caught_up(self):
+        """Idle workers hold no lock that others need, wherever they are stopped."""
+        self.shop.producer.flush()
+        tap.wait_for(lambda: self.server.value("SELECT cdp.wait_for_source(%s, '30 s')", shop.SOURCE), 'all is consumed')
 
     def lasts(self, attempts=None):
         """Hours pass; where attempts can be counted, each step sees another one."""
@@ -53,12 +60,9 @@ class Outage:
     def wake(self):
         """All processes of cdp look at the clock."""
         for pid in machine.process_children(self.server.process.pid):
-            try:
-                with open(f'/proc/{pid}/cmdline', encoding='utf-8', errors='replace') as f:
-                    if f.read().startswith('postgres: cdp '):
-                        os.kill(pid, signal.SIGHUP)
-            except (FileNotFoundError, ProcessLookupError):
-                pass
+            if machine.process_title(pid).startswith('postgres: cdp '):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGHUP)
 
     def is_shown(self, item, what):
         """cdp.status says that it is an error."""
@@ -132,6 +136,9 @@ def workers_fail(o):
 def worker_stopped(o):
     """A source worker stands still; another one takes its place, and it comes back."""
     o.begins()
+    o.caught_up()
+    o.server.configure(cdp__worker_timeout=WORKER_TIMEOUT)
+    o.server.rows('SELECT pg_reload_conf()')
     pid = o.server.pids('cdp source')[0]
     os.kill(pid, signal.SIGSTOP)
     try:

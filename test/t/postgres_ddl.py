@@ -4,6 +4,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
+import machine   # noqa: E402
 import postgres  # noqa: E402
 import shop      # noqa: E402
 import tap       # noqa: E402
@@ -161,12 +162,16 @@ def refused(s, session, message):
     def row(item):
         return s.server.rows('SELECT severity, message FROM cdp.status WHERE item = %s', item)
 
+    def source_processes():
+        return [pid for pid in machine.process_children(s.server.process.pid)
+                if machine.process_title(pid).startswith('postgres: cdp source') or not machine.process_lives(pid)]
+
     def last_round():
         return s.server.value("SELECT state_change FROM pg_stat_activity WHERE backend_type = 'cdp maintenance'")
 
     tap.wait_for(lambda: row('maintenance'), 'the status says why no worker works',
                  good=lambda rows: rows == [('error', 'no worker may work: ' + message)])
-    tap.wait_for(lambda: s.server.pids('cdp source'), 'the source workers have left', good=lambda pids: not pids)
+    tap.wait_for(source_processes, 'the source workers have left, and the postmaster has said so', good=lambda pids: not pids)
     tap.same(row('version'), [('error', message)], f'the status knows: {message}')
     try:
         session.execute('SELECT cdp.ingest(%s)', ['{"type": "track", "event": "e", "userId": "u", "messageId": "refused"}'])

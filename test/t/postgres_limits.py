@@ -190,8 +190,11 @@ def wal_full(s, disk):
     """No space for the log: PostgreSQL stops, and comes back by itself or is started again."""
     mark = s.server.log_mark()
     disk.fill(SEGMENT - 1)
-    s.send(50000)
-    tap.wait_for(lambda: 'PANIC' in s.server.log_after(mark), 'PostgreSQL panics')
+
+    def panics():
+        s.send(5000)
+        return 'PANIC' in s.server.log_after(mark)
+    tap.wait_for(panics, 'PostgreSQL panics')
     disk.empty()
     tap.wait_for(lambda: is_back(s.server), 'PostgreSQL is back')
     s.judge('disk of the log full')
@@ -220,7 +223,7 @@ def transaction_ids(s):
     s.server.start()
     s.send(2000)
     tap.wait_for(lambda: 'to avoid wraparound data loss' in s.server.log_after(mark), 'transaction ids have run out')
-    tap.wait_for(lambda: s.server.value("SELECT max(age(datfrozenxid)) < 1000000 FROM pg_database"), 'autovacuum has frozen everything')
+    tap.wait_for(lambda: s.server.value("SELECT max(age(datfrozenxid)) < 1000000 FROM pg_database"), 'autovacuum has frozen everything', 300)
     s.judge('transaction ids used up')
 
 

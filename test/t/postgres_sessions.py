@@ -141,6 +141,8 @@ def confused_client(s):
 
 
 LIMIT = 1024 * 1024             # cdp.parked_limit
+# of people in prepared transactions; a batch that is slow on a busy machine parks others for a moment
+PARKED = "FROM cdp_data.parked WHERE convert_from(body, 'UTF8') ~ '(kept|lost)-again'"
 
 
 def oldest_named(s):
@@ -174,12 +176,12 @@ def open_transactions(s):
             for gid in ('kept', 'lost'):
                 s.producer.send(shop.TOPIC, message(f'{gid}-again-{n}', f'{gid}-{n}'))
         s.producer.flush()
-        tap.wait_for(lambda: s.server.value('SELECT count(*) FROM cdp_data.parked'), 'messages of people in prepared transactions are parked',
+        tap.wait_for(lambda: s.server.value('SELECT count(*) ' + PARKED), 'messages of people in prepared transactions are parked',
                      good=lambda n: n == 40)
         pour.flows()
         tap.ok(True, 'events of others go on beside prepared transactions')
-        tap.wait_for(lambda: s.server.value('SELECT min(attempts) FROM cdp_data.parked'), 'they are tried again', good=lambda n: n >= 3)
-        tap.ok(s.server.value("SELECT max(parked_at) < now() - interval '2 s' FROM cdp_data.parked"), 'and it is known since when they wait')
+        tap.wait_for(lambda: s.server.value('SELECT min(attempts) ' + PARKED), 'they are tried again', good=lambda n: n >= 3)
+        tap.ok(s.server.value("SELECT max(parked_at) < now() - interval '2 s' " + PARKED), 'and it is known since when they wait')
         s.server.rows(f"ALTER SYSTEM SET cdp.parked_limit = '{LIMIT // 1024}kB'")
         s.server.rows('SELECT pg_reload_conf()')
         padding = 'x' * 10000
@@ -195,7 +197,7 @@ def open_transactions(s):
         s.server.stop()
         s.server.start()
         pour.flows()
-        tap.same(s.server.value('SELECT count(*) FROM cdp_data.parked'), 40, 'prepared transactions hold their people across a restart')
+        tap.same(s.server.value('SELECT count(*) ' + PARKED), 40, 'prepared transactions hold their people across a restart')
         s.server.rows("COMMIT PREPARED 'kept'")
         s.server.rows("ROLLBACK PREPARED 'lost'")
     s.server.rows('ALTER SYSTEM RESET cdp.parked_limit')
@@ -271,7 +273,7 @@ def taken_names(s):
         tap.ok(False, 'a partition that overlaps is refused')
     except psycopg.Error as e:
         tap.same(e.sqlstate, '42P17', 'a partition that overlaps is refused')
-    name = f'event_{last:%Y%m}'
+    name = f'event_{last.astimezone(datetime.timezone.utc):%Y%m}'
     before = months(s.server)
     with s.pour() as pour, clock(s.server, when_due(s.server)):
         s.server.rows(f'CREATE TABLE cdp_data.{name} (ours integer)')

@@ -9,7 +9,6 @@ import tap       # noqa: E402
 
 PLACES = 4                      # of background workers; one is the launcher's
 WORKERS = 8                     # of the source
-SECONDS = 5
 
 
 def main():
@@ -27,9 +26,9 @@ def main():
     tap.ok(server.pids('cdp maintenance'), 'the maintenance worker has a place')
     for n in range(3):
         server.rows('ALTER DATABASE cdp SET cdp.workers = off')
-        tap.wait_for(lambda: server.pids('cdp'), f'workers leave the database ({n})', SECONDS, good=lambda pids: not pids)
+        tap.wait_for(lambda: server.pids('cdp'), f'workers leave the database ({n})', good=lambda pids: not pids)
         server.rows('ALTER DATABASE cdp RESET cdp.workers')
-        tap.wait_for(lambda: len(server.pids('cdp')), f'they come back ({n})', 2 * SECONDS, good=lambda n: n == PLACES - 1)
+        tap.wait_for(lambda: len(server.pids('cdp')), f'they come back ({n})', good=lambda n: n == PLACES - 1)
         tap.ok(server.pids('cdp maintenance'), f'the maintenance worker is one of them ({n})')
     server.stop()
 

@@ -12,7 +12,8 @@
  *   until TOPIC PARTITION POS MS      reads on; ok POSITION
  *   position TOPIC PARTITION          ok POSITION
  *   errors                            event FATAL RANGE TOPIC PARTITION TEXT ..., ok
- *   slowest                           ok MS CALL, the longest call so far but open and close
+ *   slowest                           ok MS CALL, the longest call so far but open and close,
+ *                                     not counting the time in which no processor was free
  *   option NAME VALUE                 ok | refused SENTENCE
  *   close                             ok SECONDS
  *
@@ -23,6 +24,7 @@
  */
 #include "postgres.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <time.h>
 
@@ -70,10 +72,32 @@ seconds(void)
 	return t.tv_sec + t.tv_nsec / 1e9;
 }
 
+/* for which this thread could have run, and a busy machine had no processor for it */
+static double
+seconds_in_queue(void)
+{
+	static int	fd = -1;
+	char		line[100] = "";
+	unsigned long long ran,
+				queued;
+
+	if (fd < 0)
+		fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || pread(fd, line, sizeof(line) - 1, 0) <= 0 || sscanf(line, "%llu %llu", &ran, &queued) != 2)
+		return 0;
+	return queued / 1e9;
+}
+
+static double
+seconds_of_ours(void)
+{
+	return seconds() - seconds_in_queue();
+}
+
 static void
 note_time(const char *call, double began)
 {
-	double		took = (seconds() - began) * 1000;
+	double		took = (seconds_of_ours() - began) * 1000;
 
 	if (took > slowest)
 	{
@@ -84,7 +108,7 @@ note_time(const char *call, double began)
 
 /* runs one call of the transport and remembers how long it took */
 #define TIMED(call, expression) \
-	do { double began_ = seconds(); expression; note_time(call, began_); } while (0)
+	do { double began_ = seconds_of_ours(); expression; note_time(call, began_); } while (0)
 
 static void
 print_result(bool ok, const char *error)
