@@ -16,6 +16,7 @@
 #include "cdp.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -26,6 +27,10 @@
 #include "worker.h"
 
 #define MORE_OPTIONS 3			/* those that we add at the most */
+
+static const char *const file_options[] = {"ssl.ca.location", "ssl.certificate.location", "ssl.key.location"};
+
+StaticAssertDecl(1 + lengthof(file_options) == CDP_WORKER_FILES, "the secrets file and these are looked at");
 
 /* ---------------------------------------------------------------- the source's options */
 
@@ -85,9 +90,8 @@ look_at_files(Worker *w)
 
 	memcpy(before, w->files, sizeof(before));
 	look_at(&w->files[0], uses_secrets(w) ? cdp_secrets_path() : NULL);
-	look_at(&w->files[1], option_value(w, "ssl.ca.location"));
-	look_at(&w->files[2], option_value(w, "ssl.certificate.location"));
-	look_at(&w->files[3], option_value(w, "ssl.key.location"));
+	for (int i = 0; i < lengthof(file_options); i++)
+		look_at(&w->files[1 + i], option_value(w, file_options[i]));
 	return memcmp(before, w->files, sizeof(before)) != 0;
 }
 
@@ -148,20 +152,38 @@ refused_option(const Worker *w)
 	return NULL;
 }
 
+/* The library names the option only, and reports what it did not find as it likes. */
+static const char *
+unreadable_file(const Worker *w)
+{
+	for (int i = 0; i < lengthof(file_options); i++)
+	{
+		const char *path = option_value(w, file_options[i]);
+
+		if (path && access(path, R_OK) != 0)
+			return psprintf("could not read the file \"%s\" of option \"%s\": %m", path, file_options[i]);
+	}
+	return NULL;
+}
+
 /* NULL with a text in error.  Reaches no broker. */
 static CdpConsumer *
 open_consumer(const Worker *w, const char **error)
 {
 	CdpSecrets	s = {NULL};
 	CdpConsumer *consumer = NULL;
-	bool		locked;
+	bool		locked = false;
 
 	*error = refused_option(w);
+	if (*error == NULL)
+		*error = unreadable_file(w);
 	if (*error == NULL && uses_secrets(w))
 		*error = cdp_secrets_read(&s, w->secret, w->brokers, needs_password(w));
 	if (*error == NULL)
+	{
 		consumer = open_with(w, &s, error);
-	locked = consumer == NULL && s.key_password == NULL && strstr(*error, "ssl.key.location");
+		locked = consumer == NULL && s.key_password == NULL && strstr(*error, "ssl.key.location");
+	}
 	cdp_secrets_wipe(&s);
 	if (locked)
 		*error = psprintf("%s; if the key has a password: no \"%s.ssl.key.password\" in secrets file \"%s\"",

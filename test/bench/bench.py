@@ -322,6 +322,9 @@ def main():
     if arguments.full:
         arguments.grow = 20_000_000
     chosen = arguments.only.split(',')
+    unknown = set(chosen) - set(MEASUREMENTS) - set(ONCE)
+    if unknown:
+        parser.error(f'there is no measurement {", ".join(sorted(unknown))}; there are {", ".join([*MEASUREMENTS, *ONCE])}')
     bench = Bench(arguments)
     size = bench.produce(TOPIC, 0, arguments.events, bench.file)
     print(f'{arguments.events:,} events of {size / arguments.events:.0f} bytes, {arguments.people:,} people, {PARTITIONS} partitions,'

@@ -171,6 +171,7 @@ def begin_trouble(world):
     world.source('elsewhere', 'elsewhere', world.client('elsewhere'))
     world.other = certificates.Authority(world.authority.path('other'))
     world.source('unknown', 'scram', world.client('scram', 'SCRAM-SHA-512', ssl__ca__location=world.other.certificate), secret='scram')
+    world.source('absent', 'expired', world.client('expired', ssl__ca__location=world.authority.path('absent.pem')))
     world.source('stranger', 'plain', world.client('plain', 'PLAIN'), secret='scram')
     world.source('locked', 'mutual', world.client('mutual', ssl__key__location=world.authority.path('worker.key'),
                                                   ssl__certificate__location=world.authority.path('worker.pem')))
@@ -179,6 +180,7 @@ def begin_trouble(world):
     world.fails('expired', 'an expired certificate is said', 'localhost:', "the broker's certificate has expired")
     world.fails('elsewhere', 'a certificate of another host is said', 'localhost:', "the broker's certificate is for another host")
     world.fails('unknown', 'a certificate of an unknown authority is said', "the broker's certificate is of an unknown authority")
+    world.fails('absent', 'a file that is not there is said', f'could not read the file "{world.authority.path("absent.pem")}" of option "ssl.ca.location": No such file or directory')
     world.fails('stranger', 'a secret is for its brokers only', f'"scram.brokers" in secrets file "{world.secrets_path}" does not name "{world.listeners["plain"].address}"')
     world.fails('locked', 'a key that needs a password is said, with the key of the file', 'ssl.key.location', f'if the key has a password: no "locked.ssl.key.password" in secrets file "{world.secrets_path}"')
 
