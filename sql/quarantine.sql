@@ -55,6 +55,20 @@ EXCEPTION WHEN division_by_zero THEN
 	RAISE NOTICE '%', (SELECT string_agg(id::text, ' ') = '' || min(id) FROM broken WHERE context LIKE '%repair of row ' || id || ' of cdp.quarantine%');
 END
 $$;
+-- and not what is in it
+DO $$
+DECLARE
+	expression text;
+BEGIN
+	FOREACH expression IN ARRAY ARRAY['body_text::regclass::text', 'to_tsquery(''a b '' || body_text)::text', '(body_text::integer)::text'] LOOP
+		BEGIN
+			PERFORM cdp.replay_quarantine((SELECT array_agg(id) FROM broken), expression);
+		EXCEPTION WHEN OTHERS THEN
+			RAISE NOTICE '% %', SQLSTATE, regexp_replace(SQLERRM, '[0-9]+', 'N');
+		END;
+	END LOOP;
+END
+$$;
 SELECT outcome, reason, message_id FROM cdp.replay_quarantine((SELECT array_agg(id) FROM broken),
 	$$CASE WHEN body_text LIKE '%bad-r1%' THEN replace(body_text, 'telepathy', 'track') END$$);
 SELECT count(*) FROM cdp.quarantine JOIN broken USING (id);

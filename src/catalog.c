@@ -285,15 +285,29 @@ cdp_owner_require(void)
 /*
  * Where it cannot be told for whom something runs.  Triggers of a foreign key's
  * action run as the owner of their table, whoever caused them, and row security
- * is not forced there.
+ * is not forced there.  (AFTER triggers run later: as who ran the statement; from
+ * PostgreSQL 18 on as that owner again, but with row security, and as a role
+ * that the statement came through.)
  */
-static void
-refuse_context(const char *why)
+static const char *
+why_unknown(int context)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("cdp can not tell for whom this runs"),
-			 errdetail("%s", why)));
+	if (context & SECURITY_NOFORCE_RLS)
+		return "A BEFORE trigger that the action of a foreign key fires runs as the owner of its table. Use an AFTER trigger.";
+	if ((context & SECURITY_RESTRICTED_OPERATION) && (context & SECURITY_LOCAL_USERID_CHANGE))
+		return "A function with the rights of its owner runs while the server builds or maintains something of another one.";
+	return NULL;
+}
+
+/* For who must not raise: would cdp_caller_role() do so? */
+bool
+cdp_caller_is_known(void)
+{
+	Oid			userid;
+	int			context;
+
+	GetUserIdAndSecContext(&userid, &context);
+	return why_unknown(context) == NULL;
 }
 
 /*
@@ -307,15 +321,16 @@ cdp_caller_role(void)
 {
 	Oid			userid;
 	int			context;
+	const char *why;
 
 	GetUserIdAndSecContext(&userid, &context);
-	if (context & SECURITY_NOFORCE_RLS)
-		refuse_context("A BEFORE trigger that the action of a foreign key fires runs as the owner of its table. Use an AFTER trigger.");
-	if (!(context & SECURITY_RESTRICTED_OPERATION))
-		return GetOuterUserId();
-	if (context & SECURITY_LOCAL_USERID_CHANGE)
-		refuse_context("A function with the rights of its owner runs while the server builds or maintains something of another one.");
-	return userid;
+	why = why_unknown(context);
+	if (why)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cdp can not tell for whom this runs"),
+				 errdetail("%s", why)));
+	return context & SECURITY_RESTRICTED_OPERATION ? userid : GetOuterUserId();
 }
 
 /* The owner of a function with his rights that the caller has come through: he gets no more than he has himself. */

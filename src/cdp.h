@@ -124,6 +124,7 @@ extern void cdp_version_require(void);
 extern Oid	cdp_owner_role(void);
 extern void cdp_owner_require(void);	/* raises when the tables belong to somebody else */
 extern Oid	cdp_caller_role(void);	/* whose workspace, masks and rights count */
+extern bool cdp_caller_is_known(void);	/* false: that would raise */
 typedef bool (*CdpRoleTest) (Oid role);
 extern bool cdp_caller_is(CdpRoleTest test);	/* the caller, and who lends rights to a function that it has come through */
 
@@ -228,6 +229,7 @@ typedef struct CdpSource
  */
 extern CdpSource *cdp_source_by_id(int32 source_id);
 extern CdpSource *cdp_source_find(int32 source_id); /* NULL: it was dropped */
+extern CdpSource *cdp_source_usable(int32 source_id);	/* or this library does not understand it */
 extern CdpNamespace *cdp_namespace_find(const CdpPolicy *policy, CdpStr name);
 extern CdpNamespace *cdp_namespace_by_id(const CdpPolicy *policy, int32 id);
 extern CdpWorkspace *cdp_workspace_by_id(int32 workspace_id);
@@ -260,6 +262,7 @@ extern bool cdp_key_is_open(int32 workspace_id, CdpStr key);
 /* the workspace the calling role works in, 0: none; raises when there are two, or the library is not preloaded */
 extern int32 cdp_caller_workspace(void);
 extern int32 cdp_required_workspace(void);	/* raises when there is none */
+extern int32 cdp_values_workspace(void);	/* the same if the caller sees its values, else 0 */
 
 /* a row of workspace_role for everybody: while there is one workspace */
 #define CDP_EVERYBODY "public"

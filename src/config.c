@@ -37,6 +37,7 @@ typedef struct SourceEntry
 {
 	CdpSource	source;			/* first: what others see */
 	bool		compiled;
+	bool		unusable;		/* it cannot be */
 	char	   *format;
 	Jsonb	   *options;
 } SourceEntry;
@@ -59,6 +60,7 @@ typedef struct Generation
 	MemoryContext cxt;
 	List	   *workspaces;		/* WorkspaceEntry */
 	List	   *roles;			/* RoleEntry */
+	List	   *absent;			/* ids of sources that rows name and that were dropped */
 	struct Generation *older;	/* replaced in this transaction */
 } Generation;
 
@@ -563,6 +565,41 @@ cdp_source_find(int32 source_id)
 	if (!e->compiled)
 		compile_source(e, GetMemoryChunkContext(e));
 	return &e->source;
+}
+
+static bool
+try_to_compile(void *arg)
+{
+	SourceEntry *e = arg;
+
+	compile_source(e, GetMemoryChunkContext(e));
+	return true;
+}
+
+/* Of rows that were stored long ago: what one source cannot do must not keep others from being done. */
+CdpSource *
+cdp_source_usable(int32 source_id)
+{
+	Generation *g = configuration();
+	SourceEntry *e = list_member_int(g->absent, source_id) ? NULL : find_source(source_id);
+
+	if (e == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(g->cxt);
+
+		g->absent = list_append_unique_int(g->absent, source_id);
+		MemoryContextSwitchTo(old);
+		return NULL;
+	}
+	if (!e->compiled && !e->unusable)
+	{
+		ErrorData  *error = cdp_in_subtransaction(try_to_compile, e);
+
+		if (error && ERRCODE_TO_CATEGORY(error->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+			ReThrowError(error);
+		e->unusable = error != NULL;
+	}
+	return e->compiled ? &e->source : NULL;
 }
 
 CdpSource *

@@ -127,7 +127,7 @@ refuse_huge(CdpBatch *batch, CdpMessage *msg, uint64 size)
 	msg->key = CDP_STR_NONE;
 	msg->nheaders = 0;
 	cdp_batch_reject(batch, msg, -1, CDP_STR_NONE, CDP_REASON_MESSAGE_TOO_BIG,
-					 psprintf(UINT64_FORMAT " bytes; they are not kept here", size));
+					 psprintf(UINT64_FORMAT " bytes; more than %d are not stored", size, KEPT_BYTES));
 }
 
 static void

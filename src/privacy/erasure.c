@@ -201,7 +201,7 @@ read_other(CdpErasurePlan *p, Gone *gone, int row, CdpStripped *o)
 {
 	bool		isnull;
 	CdpErased	erased = {.policy = &p->workspace->policy, .hashes = p->gone, .n = p->ngone,
-	.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)))};
+	.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)))};
 	MemoryContext old = MemoryContextSwitchTo(p->cxt);
 
 	o->fragment_id = cdp_spi_int64(row, 1);

@@ -3,13 +3,13 @@
  *
  * A plan tells of rows that its reader does not get: the planner's estimates
  * come from the statistics of all workspaces, and EXPLAIN ANALYZE counts what a
- * policy filtered out.  So while there is more than one workspace only
- * superusers get plans of queries over cdp_data, through views or functions.
+ * policy filtered out.  So only superusers, and who works in a workspace that is
+ * the only one, get plans of queries over cdp_data, through views or functions.
  *
  * EXPLAIN reaches the executor whatever it explains, a prepared statement or a
  * cursor too; there the plan's tables are known, those of inlined functions
  * included.  A query that merely runs inside of an explained one is refused as
- * well.  debug_print_plan, which everybody may set, sends plans as messages:
+ * well, also one of cdp itself.  debug_print_plan, which everybody may set, sends plans as messages:
  * the same for it, in the planner.  auto_explain writes plans to the log, from
  * where everybody may ask for them (client_min_messages): to clients they do not go.
  */
@@ -23,9 +23,11 @@
 #include "nodes/plannodes.h"
 #include "optimizer/planner.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 
+#include "catalog.h"
 #include "privacy/explain.h"
 
 static ProcessUtility_hook_type previous_utility = NULL;
@@ -53,11 +55,23 @@ reads_our_tables(const PlannedStmt *plan)
 	return false;
 }
 
+/* A statement of cdp itself, which runs as its owner, is run for who runs the statement around it. */
+static bool
+is_ours(void)
+{
+	return InNoForceRLSOperation() && GetUserId() == get_role_oid(CDP_OWNER_ROLE, true);
+}
+
 static bool
 sees_plans(void)
 {
-	return cdp_caller_is(superuser_arg) ||
-		(list_length(cdp_workspace_ids()) < 2 && cdp_caller_workspaces() != NIL);
+	bool		alone = list_length(cdp_workspace_ids()) < 2;
+
+	if (is_ours())
+		return !InSecurityRestrictedOperation() &&
+			(superuser_arg(GetOuterUserId()) || (alone && cdp_workspaces_of_role(GetOuterUserId()) != NIL));
+	return cdp_caller_is_known() &&
+		(cdp_caller_is(superuser_arg) || (alone && cdp_caller_workspaces() != NIL));
 }
 
 static void

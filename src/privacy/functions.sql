@@ -108,11 +108,11 @@ GRANT EXECUTE ON FUNCTION cdp.pseudonym(bigint) TO cdp_admin, cdp_analyst, cdp_m
 COMMENT ON FUNCTION cdp.pseudonym(bigint) IS
 'What is shown in place of an identifier: 16 hexadecimal digits, the same each time, from which the identifier can not be computed. Raises when the key file is missing.';
 
-CREATE FUNCTION cdp.mask_traits(document jsonb) RETURNS jsonb
+CREATE FUNCTION cdp.mask_traits(document jsonb, workspace_id integer) RETURNS jsonb
 	LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_mask_traits';
-REVOKE ALL ON FUNCTION cdp.mask_traits(jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cdp.mask_traits(jsonb) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
-COMMENT ON FUNCTION cdp.mask_traits(jsonb) IS 'Traits with the keys that were classified as open (cdp.classify_trait) only.';
+REVOKE ALL ON FUNCTION cdp.mask_traits(jsonb, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.mask_traits(jsonb, integer) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+COMMENT ON FUNCTION cdp.mask_traits(jsonb, integer) IS 'Traits with the keys only that were classified as open (cdp.classify_trait) in workspace workspace_id; none, if the caller does not work in that one.';
 
 CREATE FUNCTION cdp.mask_context(document jsonb) RETURNS jsonb
 	LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_mask_context';
@@ -120,12 +120,12 @@ REVOKE ALL ON FUNCTION cdp.mask_context(jsonb) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.mask_context(jsonb) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.mask_context(jsonb) IS 'A context with the members that speak of software, locale and campaign only.';
 
-CREATE FUNCTION cdp.mask_properties(document jsonb) RETURNS jsonb
+CREATE FUNCTION cdp.mask_properties(document jsonb, workspace_id integer) RETURNS jsonb
 	LANGUAGE c STRICT STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_mask_properties';
-REVOKE ALL ON FUNCTION cdp.mask_properties(jsonb) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION cdp.mask_properties(jsonb) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
-COMMENT ON FUNCTION cdp.mask_properties(jsonb) IS
-'Properties without the keys that usually carry identifiers (e-mail, phone, name, address, ip and the like), unless they were classified as open.';
+REVOKE ALL ON FUNCTION cdp.mask_properties(jsonb, integer) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION cdp.mask_properties(jsonb, integer) TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
+COMMENT ON FUNCTION cdp.mask_properties(jsonb, integer) IS
+'Properties without the keys that usually carry identifiers (e-mail, phone, name, address, ip and the like), unless they were classified as open in workspace workspace_id, which has to be the caller''s.';
 
 CREATE FUNCTION cdp.utf8_text(bytes bytea) RETURNS text
 	LANGUAGE c STRICT IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'cdp_sql_utf8_text';
@@ -134,28 +134,7 @@ GRANT EXECUTE ON FUNCTION cdp.utf8_text(bytea) TO cdp_admin, cdp_privacy_officer
 COMMENT ON FUNCTION cdp.utf8_text(bytea) IS 'The bytes as text; NULL if they are not valid UTF-8 or hold a zero byte.';
 
 CREATE FUNCTION cdp.classify_trait(key text, class text DEFAULT 'open') RETURNS void
-	LANGUAGE plpgsql VOLATILE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-	AS $$
-DECLARE
-	own integer := cdp.required_workspace();
-BEGIN
-	IF key IS NULL OR class IS NULL THEN
-		RAISE EXCEPTION 'key and class must not be null' USING ERRCODE = 'null_value_not_allowed';
-	END IF;
-	-- locked, so that it is not dropped meanwhile
-	PERFORM FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) own FOR KEY SHARE;
-	IF class = 'personal' THEN
-		DELETE FROM cdp_data.trait_class t
-			WHERE t.workspace_id OPERATOR(pg_catalog.=) own AND t.key OPERATOR(pg_catalog.=) classify_trait.key;
-	ELSIF class = 'open' THEN
-		INSERT INTO cdp_data.trait_class (workspace_id, key, class)
-			VALUES (own, key, class) ON CONFLICT DO NOTHING;
-	ELSE
-		RAISE EXCEPTION 'unknown class "%"', class
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'It is open or personal.';
-	END IF;
-END
-$$;
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_classify_trait';
 REVOKE ALL ON FUNCTION cdp.classify_trait(text, text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.classify_trait(text, text) TO cdp_privacy_officer, cdp_admin;
 COMMENT ON FUNCTION cdp.classify_trait(text, text) IS

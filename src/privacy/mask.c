@@ -13,13 +13,16 @@
  */
 #include "cdp.h"
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 
+#include "catalog.h"
 #include "key.h"
+#include "spi.h"
 
 /* roles that see values; they are there from CREATE EXTENSION on */
 static const char *const seeing_roles[] = {"cdp_admin", "cdp_privacy_officer"};
@@ -56,13 +59,21 @@ sees_values(Oid caller)
 	return false;
 }
 
+int32
+cdp_values_workspace(void)
+{
+	int32		workspace = cdp_caller_workspace();
+
+	return workspace != 0 && cdp_caller_is(sees_values) ? workspace : 0;
+}
+
 /* ---------------------------------------------------------------- documents */
 
 typedef bool (*KeepKey) (CdpStr key, int depth, int32 workspace_id);
 
-/* Copy of an object without the keys that are not to be kept; depth 1 is the top. */
+/* Copy of an object without the keys that are not to be kept; depth 1 is the top; workspace_id: whose open keys, 0: none. */
 static Jsonb *
-filter_object(Jsonb *in, KeepKey keep)
+filter_object(Jsonb *in, KeepKey keep, int32 workspace_id)
 {
 	JsonbIterator *it = JsonbIteratorInit(&in->root);
 	JsonbParseState *state = NULL;
@@ -70,7 +81,6 @@ filter_object(Jsonb *in, KeepKey keep)
 	JsonbValue	v;
 	JsonbIteratorToken r;
 	int			depth = 0;
-	int32		workspace_id = cdp_caller_workspace();
 
 	while ((r = JsonbIteratorNext(&it, &v, false)) != WJB_DONE)
 	{
@@ -90,13 +100,22 @@ filter_object(Jsonb *in, KeepKey keep)
 }
 
 static Datum
-filter_argument(FunctionCallInfo fcinfo, KeepKey keep)
+filter_argument(FunctionCallInfo fcinfo, KeepKey keep, int32 workspace_id)
 {
 	Jsonb	   *in = PG_GETARG_JSONB_P(0);
 
 	if (!JB_ROOT_IS_OBJECT(in))
 		PG_RETURN_NULL();
-	PG_RETURN_JSONB_P(filter_object(in, keep));
+	PG_RETURN_JSONB_P(filter_object(in, keep, workspace_id));
+}
+
+/* What is open in the row's workspace, and not in one that the caller came to in the middle of the statement. */
+static int32
+own_workspace_argument(FunctionCallInfo fcinfo)
+{
+	int32		workspace = PG_GETARG_INT32(1);
+
+	return workspace == cdp_caller_workspace() ? workspace : 0;
 }
 
 static bool
@@ -172,9 +191,9 @@ PG_FUNCTION_INFO_V1(cdp_sql_values_workspace);
 Datum
 cdp_sql_values_workspace(PG_FUNCTION_ARGS)
 {
-	int32		workspace = cdp_caller_workspace();
+	int32		workspace = cdp_values_workspace();
 
-	if (workspace == 0 || !cdp_caller_is(sees_values))
+	if (workspace == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_INT32(workspace);
 }
@@ -184,7 +203,7 @@ PG_FUNCTION_INFO_V1(cdp_sql_mask_traits);
 Datum
 cdp_sql_mask_traits(PG_FUNCTION_ARGS)
 {
-	return filter_argument(fcinfo, keep_trait);
+	return filter_argument(fcinfo, keep_trait, own_workspace_argument(fcinfo));
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_mask_context);
@@ -192,7 +211,7 @@ PG_FUNCTION_INFO_V1(cdp_sql_mask_context);
 Datum
 cdp_sql_mask_context(PG_FUNCTION_ARGS)
 {
-	return filter_argument(fcinfo, keep_context);
+	return filter_argument(fcinfo, keep_context, 0);
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_mask_properties);
@@ -200,7 +219,7 @@ PG_FUNCTION_INFO_V1(cdp_sql_mask_properties);
 Datum
 cdp_sql_mask_properties(PG_FUNCTION_ARGS)
 {
-	return filter_argument(fcinfo, keep_property);
+	return filter_argument(fcinfo, keep_property, own_workspace_argument(fcinfo));
 }
 
 PG_FUNCTION_INFO_V1(cdp_sql_pseudonym);
@@ -225,4 +244,54 @@ cdp_sql_utf8_text(PG_FUNCTION_ARGS)
 	if (memchr(s, '\0', len) != NULL || !pg_verify_mbstr(PG_UTF8, s, len, true))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text_with_len(s, len));
+}
+
+/* ---------------------------------------------------------------- what is open */
+
+static CdpSpi open_plan = {
+	"INSERT INTO cdp_data.trait_class (workspace_id, key, class) VALUES ($1, $2, 'open') ON CONFLICT DO NOTHING",
+	2, {INT4OID, TEXTOID}
+};
+
+static CdpSpi personal_plan = {
+	"DELETE FROM cdp_data.trait_class WHERE workspace_id = $1 AND key = $2",
+	2, {INT4OID, TEXTOID}
+};
+
+static CdpSpi *
+plan_of_class(const char *class)
+{
+	if (strcmp(class, "open") == 0)
+		return &open_plan;
+	if (strcmp(class, "personal") == 0)
+		return &personal_plan;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("unknown class \"%s\"", class),
+			 errhint("It is open or personal.")));
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_classify_trait);
+
+Datum
+cdp_sql_classify_trait(PG_FUNCTION_ARGS)
+{
+	int32		workspace = cdp_required_workspace();
+	CdpUserContext user;
+	CdpSpi	   *plan;
+	Datum		args[2] = {Int32GetDatum(workspace), PG_GETARG_DATUM(0)};
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("key and class must not be null")));
+	plan = plan_of_class(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	if (!cdp_workspace_hold(workspace))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the workspace of role \"%s\" was dropped", GetUserNameFromId(cdp_caller_role(), false))));
+	cdp_become_owner(&user);
+	cdp_spi_exec(plan, args, NULL);
+	cdp_become_caller(&user);
+	PG_RETURN_VOID();
 }

@@ -200,7 +200,7 @@ would_drop(const Search *s, CdpEvent *ev)
 static Judgement
 judge(const Search *s, int32 source_id, CdpMessage *msg)
 {
-	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_find(source_id), .messages = msg, .nmessages = 1,
+	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_usable(source_id), .messages = msg, .nmessages = 1,
 	.watermark = DT_NOBEGIN};
 
 	if (batch.source == NULL)
@@ -319,7 +319,7 @@ search_quarantine(int i, void *arg)
 	bool		isnull,
 				goes;
 
-	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 	read_message(&msg, parts, i);
 	if (!search_message(s, &msg, NULL))
 		return;
@@ -337,7 +337,7 @@ search_parked(int i, void *arg)
 	CdpMessage	msg;
 	bool		isnull;
 
-	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 	read_message(&msg, parts, i);
 	if (search_message(s, &msg, NULL) &&
 		judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
@@ -523,7 +523,7 @@ search_nobody(int row, void *arg)
 	MemoryContext old;
 	bool		isnull;
 
-	s->erased.source = cdp_source_find(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)));
+	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(row, 8, &isnull)));
 	if (!cdp_strip_columns(&s->erased, row, 3, &stripped))
 		return;
 	old = MemoryContextSwitchTo(s->cxt);

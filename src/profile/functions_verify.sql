@@ -33,15 +33,14 @@ REVOKE ALL ON FUNCTION cdp.stored_traits(jsonb, bytea) FROM PUBLIC;
 COMMENT ON AGGREGATE cdp.stored_traits(jsonb, bytea) IS
 'For cdp.verify(): traits as they are stored in chunks, with their stamps.';
 
-CREATE FUNCTION cdp.verify()
+CREATE FUNCTION cdp.verify_workspace(ws integer, sees_values boolean)
 	RETURNS TABLE (table_name text, key text, column_name text, stored text, expected text)
-	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
 	-- without statistics the planner would loop over half a million events for each of them; the traits of one
 	-- group at a time fit, those of all do not; and compiling takes longer than a small database
 	SET enable_nestloop = off SET enable_hashagg = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
-	ws integer := cdp.required_workspace();
 	-- of what happened before it, the events are gone and links and declared traits are all that is left
 	since timestamptz := coalesce((SELECT max(w.watermark) FROM cdp_data.retention_watermark w
 		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
@@ -199,8 +198,8 @@ BEGIN
 
 	UNION ALL
 	SELECT 'profile_trait', coalesce(s.fragment_id, d.home_id)::text, k.key,
-		CASE WHEN ws = cdp.values_workspace() THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,
-		CASE WHEN ws = cdp.values_workspace() THEN (d.traits -> k.key)::text ELSE 'what the events declare' END
+		CASE WHEN sees_values THEN (s.traits -> k.key)::text ELSE 'another value or stamp' END,
+		CASE WHEN sees_values THEN (d.traits -> k.key)::text ELSE 'what the events declare' END
 	FROM stored s
 		FULL JOIN declared d ON d.home_id = s.fragment_id
 		CROSS JOIN LATERAL (SELECT jsonb_object_keys(s.traits) AS key UNION SELECT jsonb_object_keys(d.traits)) k
@@ -248,6 +247,13 @@ BEGIN
 	FROM cdp_data.message_seen s WHERE s.workspace_id = ws AND s.occurred_at < cleared;
 END
 $$;
+REVOKE ALL ON FUNCTION cdp.verify_workspace(integer, boolean) FROM PUBLIC;
+COMMENT ON FUNCTION cdp.verify_workspace(integer, boolean) IS
+'For cdp.verify(), which decides for whom: the differences in workspace ws, and whether values of traits are shown.';
+
+CREATE FUNCTION cdp.verify()
+	RETURNS TABLE (table_name text, key text, column_name text, stored text, expected text)
+	LANGUAGE c STABLE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_verify';
 REVOKE ALL ON FUNCTION cdp.verify() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.verify() TO cdp_admin, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.verify() IS

@@ -387,8 +387,17 @@ keep_old(CdpTraitSet *set, CdpStr key, const JsonbValue *value, void *varg)
 	KeepArg    *arg = varg;
 	CdpStamp	stamp = read_stamp(&arg->in);
 
-	if (stamp.occurred_at < arg->before && !(arg->erased && cdp_member_is_erased(arg->erased, key, value)))
-		take_declared(set, key, value, &stamp);
+	if (stamp.occurred_at >= arg->before)
+		return;
+	if (arg->erased)
+	{
+		CdpErased	erased = *arg->erased;
+
+		erased.source = cdp_source_usable(stamp.source_id);
+		if (cdp_member_is_erased(&erased, key, value))
+			return;
+	}
+	take_declared(set, key, value, &stamp);
 }
 
 void

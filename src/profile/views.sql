@@ -5,7 +5,7 @@
 CREATE OR REPLACE VIEW cdp.profile AS
 SELECT p.profile_id,
 	(SELECT w.name FROM cdp_data.workspace w WHERE w.workspace_id OPERATOR(pg_catalog.=) p.workspace_id) AS workspace,
-	COALESCE(CASE WHEN p.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN t.traits ELSE cdp.mask_traits(t.traits) END, '{}') AS traits,
+	COALESCE(CASE WHEN p.workspace_id OPERATOR(pg_catalog.=) (SELECT cdp.values_workspace()) THEN t.traits ELSE cdp.mask_traits(t.traits, p.workspace_id) END, '{}') AS traits,
 	NULLIF(p.first_seen, 'infinity') AS first_seen,
 	NULLIF(p.last_seen, '-infinity') AS last_seen,
 	p.event_count

@@ -21,7 +21,7 @@ CREATE FUNCTION cdp.pause_source(name text) RETURNS void
 REVOKE ALL ON FUNCTION cdp.pause_source(text) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.pause_source(text) TO cdp_admin;
 COMMENT ON FUNCTION cdp.pause_source(text) IS
-'Stops the workers of a Kafka source after the commit; positions stay. One may still commit the batch that it is in: they have ended when worker_pid is NULL in cdp.source_status. Raises when there is no such source or it has no brokers.';
+'Stops the workers of a Kafka source after the commit; positions stay. One may still commit the batch that it is in: they have ended when worker_pid is NULL in cdp.source_status. (A process that cdp.status calls silent is not waited for: what it may still commit is refused where another one advanced the position.) Raises when there is no such source or it has no brokers.';
 
 CREATE FUNCTION cdp.resume_source(name text) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_resume_source';
@@ -66,7 +66,7 @@ CREATE FUNCTION cdp.source_workers(OUT source_id integer, OUT worker integer, OU
 REVOKE ALL ON FUNCTION cdp.source_workers() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION cdp.source_workers() TO cdp_admin, cdp_analyst, cdp_marketer, cdp_privacy_officer, cdp_auditor;
 COMMENT ON FUNCTION cdp.source_workers() IS
-'What the source workers of the caller''s workspace report in shared memory from their start until their process has ended: state (starting, waiting, running, failed), batches and messages that were committed, the last error, and how many of its partitions cdp.source_partitions() does not list. Behind cdp.source_status.';
+'What the source workers of the caller''s workspace report in shared memory from their start until their process has ended, or another one took the place of one that is silent: state (starting, waiting, running, failed), batches and messages that were committed, the last error, and how many of its partitions cdp.source_partitions() does not list. Behind cdp.source_status.';
 
 CREATE FUNCTION cdp.source_partitions(OUT source_id integer, OUT topic_no integer, OUT "partition" integer, OUT ready boolean,
 		OUT end_position bigint, OUT end_at timestamptz, OUT rate real)

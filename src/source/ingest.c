@@ -247,17 +247,37 @@ take_quarantined(int64 id, int32 workspace, Quarantined *q)
 	return found;
 }
 
-/* What cannot be computed is often quoted in the error, and is personal data: it is for no log. */
+/* An error of the server, its state and resources: these quote no values. */
+static bool
+quotes_nothing(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
+		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
+		case ERRCODE_OPERATOR_INTERVENTION:
+		case ERRCODE_SYSTEM_ERROR:
+			return true;
+		default:
+			return false;
+	}
+}
+
+/*
+ * What cannot be computed is often quoted in the error, and is personal data: it
+ * is for no log.  What is wrong with the expression itself was said when it was prepared.
+ */
 static void
 refuse_repair(int64 id, const ErrorData *error)
 {
-	bool		quotes = ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION;
+	bool		shown = quotes_nothing(error);
 
 	ereport(ERROR,
 			(errcode(error->sqlerrcode),
-			 quotes ? errmsg("repair of row %lld of cdp.quarantine failed", (long long) id) :
-			 errmsg_internal("%s", error->message),
-			 quotes ? errhint("Evaluate the expression on that row alone to see the error, which may show what is in the message.") :
+			 shown ? errmsg_internal("%s", error->message) : errmsg("repair of row %lld of cdp.quarantine failed", (long long) id),
+			 shown ? 0 : errhint("Evaluate the expression on that row alone to see the error, which may show what is in the message."),
 			 errcontext("repair of row %lld of cdp.quarantine", (long long) id)));
 }
 

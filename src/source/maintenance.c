@@ -240,7 +240,7 @@ apply_parked(void)
 
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		source = cdp_source_find(ids[i]);
+		source = cdp_source_usable(ids[i]);
 		if (source != NULL)
 			(void) cdp_unpark(source, cdp_batch_rows);
 		PopActiveSnapshot();

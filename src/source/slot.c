@@ -108,6 +108,10 @@ cdp_force_settings(void)
 		{"log_min_error_statement", "panic"},	/* statements could carry personal data */
 		{"log_parameter_max_length_on_error", "0"},
 		{"log_min_duration_statement", "-1"},
+		{"debug_print_parse", "off"},	/* so could trees and plans */
+		{"debug_print_rewritten", "off"},
+		{"debug_print_plan", "off"},
+		{"auto_explain.log_min_duration", "-1"},
 		{"exit_on_error", "off"},
 		{"jit", "off"}
 	};
@@ -270,9 +274,11 @@ cdp_slot_fail(CdpSlot *slot, ErrorData *error)
 {
 	const char *text = cdp_error_text(error);
 	const char *sqlstate = unpack_sql_state(error->sqlerrcode);
-	bool		repeated = slot->failures > 0 && strcmp(slot->last_sqlstate, sqlstate) == 0 &&
-	strncmp(slot->last_error, text, strlen(slot->last_error)) == 0;
+	char		shown[CDP_SLOT_ERROR];
+	bool		repeated;
 
+	copy_error(shown, text);
+	repeated = slot->failures > 0 && strcmp(slot->last_sqlstate, sqlstate) == 0 && strcmp(slot->last_error, shown) == 0;
 	cdp_slot_error(slot, sqlstate, text);
 	ereport(repeated ? DEBUG1 : LOG,
 			(errmsg("%s failed: %s", MyBgworkerEntry->bgw_name, text),

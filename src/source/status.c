@@ -315,6 +315,33 @@ report_requirement(Report *r, const char *item, void (*require) (void), const ch
 	return error == NULL;
 }
 
+typedef struct Part
+{
+	Report	   *r;
+	void		(*report) (Report *r);
+} Part;
+
+static bool
+call_part(void *arg)
+{
+	Part	   *part = arg;
+
+	part->report(part->r);
+	return true;
+}
+
+/* What reads a table says at least that it could not. */
+static void
+report_part(Report *r, const char *item, void (*report) (Report *r))
+{
+	Part		part = {r, report};
+	ErrorData  *error = attempt(call_part, &part);
+
+	if (error)
+		say(r, "warning", item, psprintf("it could not be looked at: %s", error->message),
+			error->detail ? error->detail : "Look into pg_locks for who locks tables of cdp_data.");
+}
+
 static char *
 cell(int row, int column)
 {
@@ -520,6 +547,7 @@ report_source(Report *r, int row)
 	char	   *item = psprintf("source %s", cell(row, 3));
 	int			diverged = atoi(cell(row, 6));
 	int32		source_id = atoi(cell(row, 1));
+	bool		paused = strcmp(cell(row, 5), "t") == 0;
 	Workers		w;
 
 	count_workers(source_id, &w);
@@ -527,9 +555,10 @@ report_source(Report *r, int row)
 	report_compacted(r, item, source_id);
 	if (diverged > 0)
 		say(r, "error", item, psprintf("%d partitions hold other records than those that were read; they are at rest", diverged),
-			"The topic was deleted and made again, or truncated, or the position was set beyond its end. To read all of it:"
-			" SELECT cdp.adopt_source(source, topic, \"partition\", 0) FROM cdp.source_status WHERE state = 'diverged';");
-	if (strcmp(cell(row, 5), "t") == 0)
+			psprintf("The topic was deleted and made again, or truncated, or the position was set beyond its end. To read all of it%s:"
+					 " SELECT cdp.adopt_source(source, topic, \"partition\", 0) FROM cdp.source_status WHERE state = 'diverged' AND source = %s;",
+					 paused ? ", when the source was resumed" : "", quote_literal_cstr(cell(row, 3))));
+	if (paused)
 		say(r, "info", item, "the source is paused", psprintf("SELECT cdp.resume_source(%s);", quote_literal_cstr(cell(row, 3))));
 	else
 		report_running(r, item, atoi(cell(row, 4)), &w);
@@ -682,7 +711,7 @@ report_snapshots(Report *r)
 	if (SPI_processed == 0)
 		say(r, "ok", "oldest_snapshot", "no other transaction is open", NULL);
 	else if (atoll(cell(0, 2)) < OLD_SNAPSHOT_S)
-		say(r, "ok", "oldest_snapshot", psprintf("the oldest transaction is open for %s s", cell(0, 2)), NULL);
+		say(r, "ok", "oldest_snapshot", psprintf("the oldest transaction, of %s, is open for %s s", cell(0, 1), cell(0, 2)), NULL);
 	else
 		say(r, "warning", "oldest_snapshot",
 			psprintf("%s keeps old row versions alive for %s s", cell(0, 1), cell(0, 2)),
@@ -716,7 +745,7 @@ report_workers(Report *r)
 		return;
 	}
 	report_launcher(r);
-	report_maintenance(r);
+	report_part(r, "maintenance", report_maintenance);
 	report_slots(r);
 }
 
@@ -755,7 +784,6 @@ report_tables(Report *r)
 		say(r, "ok", "tables", "the tables can be read", NULL);
 }
 
-/* A table that is locked is said to be so by report_tables(). */
 static void
 report_shapes(Report *r)
 {
@@ -764,7 +792,10 @@ report_shapes(Report *r)
 
 	if (error == NULL)
 		say(r, "ok", "shapes", "the tables are as cdp made them", NULL);
-	else if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+	else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		say(r, "warning", "shapes", psprintf("the tables could not be looked at: %s", error->message),
+			"Look into pg_locks for who locks tables of cdp_data.");
+	else
 		say(r, "error", "shapes", psprintf("%s: nothing can be written", error->message),
 			psprintf("%s %s", error->detail ? error->detail : "", error->hint ? error->hint : ""));
 }
@@ -801,7 +832,7 @@ cdp_sql_server_status(PG_FUNCTION_ARGS)
 	report_clock(&r);
 	report_workers(&r);
 	if (report_requirement(&r, "version", cdp_version_require, "library, extension and tables are of one version"))
-		report_workspace(&r);
+		report_part(&r, "workspace", report_workspace);
 	(void) report_requirement(&r, "key", cdp_key_require, "the key is there and is the right one");
 	if (report_requirement(&r, "owner", cdp_owner_require, "the tables belong to cdp_owner"))
 	{

@@ -5,7 +5,7 @@ QUESTIONS = ["cdp.find_profile('user_id', 'u-7')", "cdp.find_profile('email', 'U
              "cdp.find_profile('profile_id', '1')", "cdp.get_profile('anonymous_id', 'a-9')",
              'cdp.current_workspace()', 'cdp.required_workspace()', 'cdp.read_workspaces()', 'cdp.values_workspace()', 'cdp.pseudonym(42)', "cdp.utf8_text('abc')", "cdp.header_object('')", "cdp.forget('user_id', 'u-7', 'a question')",
              "cdp.purge_before('2026-01-01')",
-             """cdp.mask_traits('{"plan": 1, "secret": 2}')""", """cdp.mask_properties('{"email": 1, "n": 2}')""",
+             """cdp.mask_traits('{"plan": 1, "secret": 2}', 1)""", """cdp.mask_properties('{"email": 1, "n": 2}', 1)""",
              """cdp.mask_context('{"ip": 1, "locale": 2}')"""]
 # what the caller can do to the data
 CHANGES = ["SELECT cdp.setup()", "SELECT cdp.create_source('other')",

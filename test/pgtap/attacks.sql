@@ -198,6 +198,12 @@ SELECT is_empty($$SELECT m FROM midway('an_b') m WHERE m ~ 'b\.example'$$, 'A03:
 RESET ROLE;
 SELECT isnt_empty($$SELECT m FROM midway('of_b') m WHERE m ~ 'b\.example'$$, 'A03: with rights in it one sees them');
 RESET ROLE;
+-- nor with what was classified in another
+SELECT isnt_empty($$SELECT * FROM attempt('ad_a', 'SELECT cdp.classify_trait(''email'')')$$, 'A03: e-mail is open in one workspace');
+SELECT is_empty($$SELECT m FROM midway('an_b') m WHERE m ~ 'b\.example'$$, 'A03: and not in the other one, whose rows are read');
+RESET ROLE;
+SELECT isnt_empty($$SELECT * FROM attempt('an_a', 'SELECT 1 FROM cdp.event WHERE traits ? ''email''')$$, 'A03: where it is open it is shown');
+SELECT isnt_empty($$SELECT * FROM attempt('ad_a', 'SELECT cdp.classify_trait(''email'', ''personal'')')$$, 'A03: it is closed again');
 
 -- A05: row security off
 SELECT holds('A05: row security can not be turned off', 'of_a',
@@ -373,6 +379,11 @@ SELECT throws_matching($$SELECT set_config('role', 'an_a', true), run('CREATE MA
 	'can not tell for whom', 'A13: nor lends it its sight to a materialized view');
 SELECT report_of('an_a', 'SELECT to_jsonb(e)::text FROM cdp.event e');
 SELECT is_empty($$SELECT * FROM attempt('ad_a', 'SELECT * FROM report() r WHERE r ~ ''ada@example''')$$, 'A13: a function of an analyst''s gets no values from an admin who calls it');
+SELECT report_of('of_b', 'SELECT v::text FROM cdp.verify() v');
+SELECT throws_matching($$SELECT set_config('role', 'of_a', true), (SELECT count(*) FROM report())$$, 'works in no workspace', 'A13: nor does a function of who works elsewhere verify');
+SELECT is_empty($$SELECT * FROM attempt('of_b', 'SELECT * FROM report()')$$, 'A13: which its owner may');
+SELECT report_of('of_b', 'SELECT cdp.classify_trait(''email'')::text');
+SELECT throws_matching($$SELECT set_config('role', 'of_a', true), (SELECT count(*) FROM report())$$, 'works in no workspace', 'A13: or classify');
 SELECT report_of('ad_a', 'SELECT cdp.grant_workspace(''nob'', ''victims'')::text');
 SELECT throws_ok($$SELECT * FROM report()$$, '42501', NULL, 'A13: nor does an admin''s function grant with the rights of a superuser');
 DROP FUNCTION report();
@@ -450,6 +461,18 @@ SELECT holds('A21: debug_print_plan is refused', 'an_a', 'SELECT set_config(''de
 	'DELETE FROM cdp_data.workspace WHERE name = ''victims''');
 SELECT isnt_empty($$SELECT * FROM attempt('an_a', 'SELECT * FROM explain(''COSTS'', ''SELECT * FROM pg_class'')')$$, 'A21: other plans are shown');
 SELECT isnt_empty($$SELECT explain('ANALYZE', 'SELECT * FROM cdp.event')$$, 'A21: and all of them to a superuser');
+-- what cdp asks its tables meanwhile is asked for him, too
+SELECT cdp.grant_workspace(session_user, 'default');
+SELECT isnt_empty(format('SELECT explain(''ANALYZE'', %L)', q), 'A21: also of ' || q)
+FROM unnest(ARRAY['SELECT * FROM cdp.profile', $$SELECT cdp.find_profile('email', 'ada@example.com')$$, $$SELECT cdp.forget('email', 'ada@example.com', 'test')$$,
+	'SELECT * FROM cdp.verify()']) q;
+SELECT set_config('debug_print_plan', 'on', true);
+SELECT lives_ok($$SELECT cdp.forget('email', 'ada@example.com', 'test')$$, 'A21: with debug_print_plan, too');
+SELECT set_config('debug_print_plan', 'off', true);
+SELECT cdp.revoke_workspace(session_user, 'default');
+SELECT holds('A21: EXPLAIN ANALYZE of a function of cdp is refused', 'of_a',
+	$$SELECT * FROM explain('ANALYZE, TIMING off', 'SELECT cdp.find_profile(''email'', ''ada@example.com'')')$$,
+	'DELETE FROM cdp_data.workspace WHERE name = ''victims''');
 
 -- A24: the victim's identifiers and message ids, used here
 SELECT is_empty($$SELECT * FROM attempt('in_a', 'SELECT outcome FROM cdp.ingest(''{"type": "identify", "userId": "new", "messageId": "victim1", "traits": {"email": "victim@b.example"}}'')') a

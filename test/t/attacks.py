@@ -118,8 +118,8 @@ def plans_told(server):
     told = []
     with server.connect() as c:
         c.add_notice_handler(lambda d: told.append(d.message_primary))
-        for statement in ("LOAD 'auto_explain'", 'SET auto_explain.log_min_duration = 0', 'SET SESSION AUTHORIZATION analyst', 'SET client_min_messages = log',
-                          'SELECT * FROM cdp.event'):
+        for statement in ("LOAD 'auto_explain'", 'SET auto_explain.log_min_duration = 0', 'SET auto_explain.log_nested_statements = on', 'SET SESSION AUTHORIZATION analyst', 'SET client_min_messages = log',
+                          'SELECT * FROM cdp.event', 'SELECT * FROM cdp.profile'):
             c.execute(statement)
     return [text for text in told if 'plan:' in text]
 

@@ -22,7 +22,7 @@ LONG_TIMEOUT = '1d'             # of the moved clock: a worker of a busy machine
 WORKER_TIMEOUT = '5min'         # where one is
 MISSED = 500                    # messages that come meanwhile
 LOG_LINES = 20                  # about one trouble
-TROUBLE = """CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it cannot'; END $$;
+TROUBLE = """CREATE FUNCTION public.trouble() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION E'it cannot,\\tnow'; END $$;
 CREATE TRIGGER trouble BEFORE UPDATE ON cdp_data.source_offset FOR EACH ROW EXECUTE FUNCTION public.trouble()"""
 
 

@@ -62,6 +62,14 @@ def locked(s, table, begins, ends, shown=None):
         tap.same(s.server.pids('cdp'), pids, f'{table} was locked: no worker ended')
 
 
+def locked_for_the_status(s):
+    """Who looks at the status waits for nobody, and is told what it could not look at."""
+    with s.server.connect(autocommit=False) as c:
+        c.execute('LOCK TABLE cdp_data.event, cdp_data.workspace_role IN ACCESS EXCLUSIVE MODE')
+        tap.same(s.server.rows("SELECT item, severity FROM cdp.status WHERE item IN ('shapes', 'workspace') ORDER BY 1"),
+                 [('shapes', 'warning'), ('workspace', 'warning')], 'cdp.status says which of its rows it could not look at')
+
+
 def other_numbers_of_workers(s):
     """The partitions change hands again and again, faster than workers start: each has one owner at a time."""
     with s.pour() as pour:
@@ -266,7 +274,7 @@ def not_as_made(s):
 def main():
     """All of it over one server and one broker."""
     s = shop.Shop('ddl', max_prepared_transactions=10).open()
-    for situation in (maintenance_commands, locks, other_numbers_of_workers, drop_extension, rename, clone_and_drop, versions, library_replaced,
+    for situation in (maintenance_commands, locks, locked_for_the_status, other_numbers_of_workers, drop_extension, rename, clone_and_drop, versions, library_replaced,
                       not_as_made):
         situation(s)
     s.server.stop()

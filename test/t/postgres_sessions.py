@@ -22,7 +22,7 @@ CONFUSING = {
     'quote_all_identifiers': 'on', 'check_function_bodies': 'off', 'plan_cache_mode': 'force_generic_plan', 'enable_indexscan': 'off',
     'enable_nestloop': 'off', 'enable_seqscan': 'off', 'work_mem': '64kB', 'jit_above_cost': '0',
     'default_statistics_target': '1', 'plpgsql.variable_conflict': 'use_column', 'plpgsql.extra_errors': 'all',
-    'default_toast_compression': 'pglz', 'synchronous_commit': 'on', 'max_stack_depth': '200kB'}
+    'default_toast_compression': 'pglz', 'synchronous_commit': 'on', 'max_stack_depth': '200kB', 'debug_print_plan': 'on'}
 # what keeps a session from working, and must not keep workers
 CRIPPLING = {
     'statement_timeout': '1ms', 'lock_timeout': '1ms', 'idle_in_transaction_session_timeout': '1ms', 'idle_session_timeout': '1ms',
