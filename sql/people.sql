@@ -51,6 +51,19 @@ SELECT pg_temp.send(jsonb_build_object('type', 'track', 'event', 'x', 'messageId
 SELECT namespace, value, state, profile_id = cdp.find_profile('user_id', 'pe-k') AS with_k FROM cdp.identifier WHERE namespace IN ('pe_card', 'pe_tablet') AND value LIKE 'pe-%' ORDER BY 1, 2;
 SELECT count(*) FROM cdp.verify();
 ROLLBACK;
+-- one message of a batch makes a person two, another one of it, which ties what was one before, says who goes where
+BEGIN;
+SELECT cdp.set_namespace('pe_door', priority => 91, value_limit => NULL);
+SELECT pg_temp.send('{"type": "page", "anonymousId": "pe-b1", "messageId": "pe-28", "originalTimestamp": "2026-03-05T00:00:00Z"}');
+SELECT pg_temp.send('{"type": "track", "event": "x", "messageId": "pe-29", "originalTimestamp": "2026-03-05T00:00:00Z", "context": {"externalIds": [{"id": "pe-d2", "type": "pe_door"}, {"id": "pe-d3", "type": "pe_door"}]}}');
+SELECT pg_temp.send('{"type": "track", "event": "x", "anonymousId": "pe-b2", "messageId": "pe-30", "originalTimestamp": "2026-03-05T00:00:00Z", "context": {"externalIds": [{"id": "pe-d1", "type": "pe_door"}]}}');
+SELECT pg_temp.send('{"type": "track", "event": "x", "userId": "pe-m", "anonymousId": "pe-b1", "messageId": "pe-31", "originalTimestamp": "2026-03-02T00:00:00Z", "context": {"externalIds": [{"id": "pe-d1", "type": "pe_door"}]}}');
+SELECT pg_temp.send('{"type": "track", "event": "x", "anonymousId": "pe-b1", "messageId": "pe-32", "originalTimestamp": "2026-03-03T00:00:00Z", "context": {"externalIds": [{"id": "pe-d2", "type": "pe_door"}]}}');
+SELECT outcome FROM cdp.ingest_many(ARRAY['{"type": "track", "event": "x", "userId": "pe-n", "anonymousId": "pe-b1", "messageId": "pe-33", "originalTimestamp": "2026-03-01T00:00:00Z"}',
+	'{"type": "track", "event": "x", "anonymousId": "pe-b2", "messageId": "pe-34", "originalTimestamp": "2026-03-04T00:00:00Z", "context": {"externalIds": [{"id": "pe-d2", "type": "pe_door"}]}}']::jsonb[]);
+SELECT string_agg(value, ' ' ORDER BY value COLLATE "C") FROM cdp.identifier WHERE value ~ '^pe-([mn]|[bd][123])$' GROUP BY profile_id ORDER BY 1;
+SELECT count(*) FROM cdp.verify();
+ROLLBACK;
 -- group traits do not touch the person
 SELECT pg_temp.send('{"type": "group", "userId": "pe-z", "groupId": "g-1", "messageId": "pe-13", "traits": {"industry": "shoes", "email": "info@shop.example"}}');
 SELECT traits FROM cdp.profile WHERE profile_id = cdp.find_profile('user_id', 'pe-z');

@@ -671,6 +671,41 @@ label_groups(CdpWork *w, Label *labels)
 	return n;
 }
 
+static int
+group_of_fragment(const Label *labels, int n, const CdpFragment *f)
+{
+	int			g = find_label(labels, n, f->profile_id);
+
+	return g < 0 && f->contest_id ? find_label(labels, n, -f->contest_id) : g;
+}
+
+/*
+ * A group that changes nothing by itself may be of a profile that another one
+ * makes contested, or splits: its links are evidence there, and are not stored yet.
+ */
+static void
+join_others(CdpWork *w, const Label *labels, int nlabels)
+{
+	for (int i = 0; i < w->ngroups; i++)
+	{
+		CdpGroup   *g = &w->groups[i];
+		CdpGroup   *root;
+		CdpFragment *f;
+		int			r;
+
+		if (g->examine || g->nlinks == 0 || !g->idents[0]->known)
+			continue;
+		f = cdp_work_fragment(w, g->idents[0]->fragment_id);
+		r = f ? group_of_fragment(labels, nlabels, f) : -1;
+		if (r < 0)
+			continue;
+		root = &w->groups[r];
+		g->merged_into = r;
+		g->next_merged = root->next_merged;
+		root->next_merged = i;
+	}
+}
+
 /* which of the locked fragments belong to which examined group */
 static int
 fragments_of_groups(CdpWork *w, FragmentGroup *out)
@@ -681,14 +716,12 @@ fragments_of_groups(CdpWork *w, FragmentGroup *out)
 
 	for (int i = 0; i < w->nfragments; i++)
 	{
-		CdpFragment *f = w->fragments[i];
-		int			g = find_label(labels, nlabels, f->profile_id);
+		int			g = group_of_fragment(labels, nlabels, w->fragments[i]);
 
-		if (g < 0 && f->contest_id)
-			g = find_label(labels, nlabels, -f->contest_id);
 		if (g >= 0)
-			out[n++] = (FragmentGroup) {g, f};
+			out[n++] = (FragmentGroup) {g, w->fragments[i]};
 	}
+	join_others(w, labels, nlabels);
 	qsort(out, n, sizeof(FragmentGroup), fragment_group_order);
 	pfree(labels);
 	return n;
