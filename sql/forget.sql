@@ -208,9 +208,13 @@ SELECT pg_temp.brief(cdp.forget('user_id', 'c-77', 'asked', false));
 -- of a source that this library does not understand, as by general names
 INSERT INTO cdp_data.quarantine (workspace_id, source_id, reason, quarantined_at, body) SELECT workspace_id, source_id, 'invalid_time', now(),
 	'{"specversion": "1.0", "id": "q", "source": "/a", "type": "t", "time": "bad", "subject": "c-78", "data": {"userId": "c-78"}}' FROM cdp_data.source WHERE name = 'fo_cloud';
-UPDATE cdp_data.source SET format = 'morse' WHERE name = 'fo_cloud';
+INSERT INTO cdp_data.parked (workspace_id, source_id, "partition", "offset", topic, parked_at, attempts, body) SELECT workspace_id, source_id, 0, 7, 'x', now(), 1,
+	'{"specversion": "1.0", "id": "p", "source": "/a", "type": "t", "data": {"userId": "c-78"}}' FROM cdp_data.source WHERE name = 'fo_cloud';
+SELECT pg_temp.legacy('[{"what": "bought", "at": "2026-01-01T00:00:00Z", "cust": "c-78"}]');
+UPDATE cdp_data.source SET format = 'morse' WHERE name IN ('fo_cloud', 'fo_legacy');
 SELECT pg_temp.send('[{"type": "page", "messageId": "fo-61", "userId": "c-78", "originalTimestamp": "2026-01-01T00:00:00Z"}]');
 SELECT pg_temp.brief(cdp.forget('user_id', 'c-78', 'asked', false));
 SELECT body_text FROM cdp.quarantine WHERE source = 'fo_cloud' ORDER BY id;
-UPDATE cdp_data.source SET format = 'cloudevents' WHERE name = 'fo_cloud';
+SELECT count(*) FROM cdp_data.parked;
+UPDATE cdp_data.source SET format = CASE name WHEN 'fo_cloud' THEN 'cloudevents' ELSE 'json' END WHERE name IN ('fo_cloud', 'fo_legacy');
 SELECT cdp.drop_source('fo_legacy'), cdp.drop_source('fo_cloud');

@@ -37,6 +37,8 @@ SELECT what, pg_temp.plant(format(change, :a, :b)) AS found, pg_temp.plant(forma
 	(17, 'nothing alone', 'UPDATE cdp_data.identifier SET alone_at = NULL, alone_message = NULL WHERE alone_message = ''ve-2'''),
 	(18, 'no profile', 'DELETE FROM cdp_data.profile WHERE fragment_id = %1$s'),
 	(19, 'nobody', 'DELETE FROM cdp_data.identifier WHERE value = ''ve-c'''),
+	(20, 'a profile of others', 'UPDATE cdp_data.profile SET workspace_id = 0 WHERE fragment_id = %1$s'),
+	(21, 'an identifier of others', 'UPDATE cdp_data.identifier SET workspace_id = 0 WHERE value = ''ve-c'''),
 	(6, 'a moment alone', 'UPDATE cdp_data.identifier SET alone_at = alone_at + interval ''1 s'' WHERE alone_message = ''ve-2'''),
 	(7, 'an event of a lies with b', 'UPDATE cdp_data.event SET fragment_id = %2$s WHERE message_id = ''ve-2'''),
 	(8, 'an event of b is to be moved', 'WITH e AS (UPDATE cdp_data.event SET fragment_id = %1$s WHERE message_id = ''ve-3'')

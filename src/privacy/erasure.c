@@ -60,7 +60,7 @@ note_gone(const CdpErasurePlan *p, Gone *gone, int row, int column)
 
 	gone->stamps[gone->n] = isnull ? TimestampTzGetDatum(received) : original;
 	gone->newest = Max(gone->newest, Min(received, cdp_spi_int64(row, column + 4)));
-	cdp_seen_key(p->workspace->id, cdp_source_find(DatumGetInt32(cdp_spi_datum(row, column, &isnull))),
+	cdp_seen_key(p->workspace->id, cdp_source_usable(DatumGetInt32(cdp_spi_datum(row, column, &isnull))),
 				 cdp_spi_text(row, column + 1, p->cxt), key);
 	gone->keys[gone->n] = PointerGetDatum(key);
 	gone->events[gone->n++] = Int64GetDatum(cdp_spi_int64(row, column + 5));

@@ -63,15 +63,20 @@ is_ours(void)
 }
 
 static bool
+works_alone(List *workspaces)
+{
+	return workspaces != NIL && list_length(cdp_workspace_ids()) < 2;
+}
+
+/* superusers first: what the tables say may not be known yet, or not to this library */
+static bool
 sees_plans(void)
 {
-	bool		alone = list_length(cdp_workspace_ids()) < 2;
-
 	if (is_ours())
 		return !InSecurityRestrictedOperation() &&
-			(superuser_arg(GetOuterUserId()) || (alone && cdp_workspaces_of_role(GetOuterUserId()) != NIL));
+			(superuser_arg(GetOuterUserId()) || works_alone(cdp_workspaces_of_role(GetOuterUserId())));
 	return cdp_caller_is_known() &&
-		(cdp_caller_is(superuser_arg) || (alone && cdp_caller_workspaces() != NIL));
+		(cdp_caller_is(superuser_arg) || works_alone(cdp_caller_workspaces()));
 }
 
 static void

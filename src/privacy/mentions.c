@@ -10,8 +10,8 @@
  * A message that mentions one is decoded.  If the engine would drop it, it goes;
  * if it would strip it, or it says something newer, the words in a quarantined
  * one are blanked, so that it can be replayed without them; a parked one is left
- * to the engine, which applies it in a moment.  What cannot be decoded goes when
- * it mentions one.
+ * to the engine, which applies it in a moment.  What cannot be decoded, and what
+ * is of a source that this library does not understand, goes when it mentions one.
  *
  * Events with two owners (R65.3) are nobody's; they are searched and stripped.
  *
@@ -340,7 +340,8 @@ search_parked(int i, void *arg)
 	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
 	read_message(&msg, parts, i);
 	if (search_message(s, &msg, NULL) &&
-		judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP)
+		(s->erased.source == NULL ||
+		 judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP))
 		remember(s, cdp_spi_int64(i, 1), true, parts);
 }
 

@@ -33,6 +33,11 @@ REVOKE ALL ON FUNCTION cdp.stored_traits(jsonb, bytea) FROM PUBLIC;
 COMMENT ON AGGREGATE cdp.stored_traits(jsonb, bytea) IS
 'For cdp.verify(): traits as they are stored in chunks, with their stamps.';
 
+CREATE FUNCTION cdp.require_verify() RETURNS boolean
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'cdp_sql_require_verify';
+REVOKE ALL ON FUNCTION cdp.require_verify() FROM PUBLIC;
+COMMENT ON FUNCTION cdp.require_verify() IS 'For cdp.verify_workspace(): raises unless cdp.verify() has called it.';
+
 CREATE FUNCTION cdp.verify_workspace(ws integer, sees_values boolean)
 	RETURNS TABLE (table_name text, key text, column_name text, stored text, expected text)
 	LANGUAGE plpgsql STABLE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -41,6 +46,7 @@ CREATE FUNCTION cdp.verify_workspace(ws integer, sees_values boolean)
 	SET enable_nestloop = off SET enable_hashagg = off SET jit = off AS $$
 #variable_conflict use_column
 DECLARE
+	verifying boolean := cdp.require_verify();
 	-- of what happened before it, the events are gone and links and declared traits are all that is left
 	since timestamptz := coalesce((SELECT max(w.watermark) FROM cdp_data.retention_watermark w
 		WHERE w.workspace_id = ws AND w.class = 'event'), '-infinity');
@@ -58,7 +64,7 @@ BEGIN
 	both_sides AS MATERIALIZED (
 		SELECT i.identifier_id, i.fragment_id, i.state, p.profile_id, f.profile AS want, f.state AS want_state
 		FROM cdp_data.identifier i
-			LEFT JOIN cdp_data.profile p ON p.fragment_id = i.fragment_id AND i.state <> 'd'
+			LEFT JOIN cdp_data.profile p ON p.fragment_id = i.fragment_id AND p.workspace_id = ws AND i.state <> 'd'
 			LEFT JOIN people f ON f.anchor = i.identifier_id AND f.state IS NOT NULL
 		WHERE i.workspace_id = ws
 	), overlap AS MATERIALIZED (
@@ -104,11 +110,11 @@ BEGIN
 	lost AS MATERIALIZED (
 		SELECT m.identifier_id, min(l.link_id) AS link_id
 		FROM cdp_data.link l CROSS JOIN LATERAL unnest(l.members) AS m(identifier_id)
-		WHERE l.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.identifier i WHERE i.identifier_id = m.identifier_id)
+		WHERE l.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.identifier i WHERE i.identifier_id = m.identifier_id AND i.workspace_id = ws)
 		GROUP BY m.identifier_id
 	), rootless AS MATERIALIZED (
 		SELECT DISTINCT i.fragment_id FROM cdp_data.identifier i
-		WHERE i.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.profile p WHERE p.fragment_id = i.fragment_id)
+		WHERE i.workspace_id = ws AND NOT EXISTS (SELECT FROM cdp_data.profile p WHERE p.fragment_id = i.fragment_id AND p.workspace_id = ws)
 	), maimed AS (
 		SELECT x.fragment_id FROM placed x
 		WHERE x.anchor <> 0 AND NOT EXISTS (SELECT FROM people f WHERE f.anchor = x.anchor)
@@ -117,8 +123,8 @@ BEGIN
 	), excused AS MATERIALIZED (
 		SELECT m.fragment_id FROM maimed m
 		UNION SELECT q.fragment_id FROM maimed m
-			JOIN cdp_data.profile p ON p.fragment_id = m.fragment_id
-			JOIN cdp_data.profile q ON q.profile_id = p.profile_id
+			JOIN cdp_data.profile p ON p.fragment_id = m.fragment_id AND p.workspace_id = ws
+			JOIN cdp_data.profile q ON q.profile_id = p.profile_id AND q.workspace_id = ws
 	),
 
 	-- the counters and traits that follow
@@ -147,11 +153,11 @@ BEGIN
 		ORDER BY x.anchor, x.source_id, x.evidence_at, x.message_id
 	), links AS (
 		SELECT m.anchor, m.source_id, m.at, m.message_id, l.first_at, l.first_message
-		FROM least m LEFT JOIN cdp_data.link l ON l.link_id = m.anchor AND l.source_id = m.source_id
-		WHERE NOT EXISTS (SELECT FROM cdp_data.identifier i WHERE i.identifier_id = m.anchor)
+		FROM least m LEFT JOIN cdp_data.link l ON l.link_id = m.anchor AND l.source_id = m.source_id AND l.workspace_id = ws
+		WHERE NOT EXISTS (SELECT FROM cdp_data.identifier i WHERE i.identifier_id = m.anchor AND i.workspace_id = ws)
 	), alone AS (
 		SELECT DISTINCT ON (m.anchor) m.anchor, m.at, m.message_id, i.alone_at, i.alone_message
-		FROM least m JOIN cdp_data.identifier i ON i.identifier_id = m.anchor
+		FROM least m JOIN cdp_data.identifier i ON i.identifier_id = m.anchor AND i.workspace_id = ws
 		ORDER BY m.anchor, m.at, m.message_id
 	)
 
@@ -235,7 +241,7 @@ BEGIN
 	-- every stored event is known by its message id, once
 	SELECT 'message_seen', x.event_id::text, 'event_id', NULL, x.message_id
 	FROM placed x
-	WHERE NOT EXISTS (SELECT FROM cdp_data.message_seen s WHERE s.event_id = x.event_id AND s.occurred_at = x.occurred_at)
+	WHERE NOT EXISTS (SELECT FROM cdp_data.message_seen s WHERE s.event_id = x.event_id AND s.occurred_at = x.occurred_at AND s.workspace_id = ws)
 
 	UNION ALL
 	-- what was purged is gone

@@ -4,17 +4,19 @@
  * The question itself is SQL (cdp.verify_workspace), run as cdp_owner.  In a
  * SECURITY DEFINER function nobody could tell any more through whose functions
  * the caller has come, so whose workspace it is and whether values are shown
- * is decided here, before.  Takes no locks but those of reading; its rows go to
- * the result as they come, and beyond work_mem to a temporary file.
+ * is decided here, before.  Its plans are kept, with row security not forced: so
+ * it runs in no other way.  Takes no locks but those of reading; beyond work_mem
+ * rows go to temporary files.
  */
 #include "cdp.h"
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "executor/tstoreReceiver.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "tcop/dest.h"
-#include "executor/tstoreReceiver.h"
 
 #include "catalog.h"
 
@@ -57,4 +59,16 @@ cdp_sql_verify(PG_FUNCTION_ARGS)
 	run((ReturnSetInfo *) fcinfo->resultinfo, arguments(workspace, sees_values));
 	cdp_become_caller(&user);
 	return (Datum) 0;
+}
+
+PG_FUNCTION_INFO_V1(cdp_sql_require_verify);
+
+Datum
+cdp_sql_require_verify(PG_FUNCTION_ARGS)
+{
+	if (!InNoForceRLSOperation())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cdp.verify_workspace() is for cdp.verify() only")));
+	PG_RETURN_BOOL(true);
 }

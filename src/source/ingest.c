@@ -247,7 +247,7 @@ take_quarantined(int64 id, int32 workspace, Quarantined *q)
 	return found;
 }
 
-/* An error of the server, its state and resources: these quote no values. */
+/* The server's errors about its state and resources quote no values; those about files may. */
 static bool
 quotes_nothing(const ErrorData *error)
 {
@@ -258,7 +258,6 @@ quotes_nothing(const ErrorData *error)
 		case ERRCODE_PROGRAM_LIMIT_EXCEEDED:
 		case ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE:
 		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
 			return true;
 		default:
 			return false;

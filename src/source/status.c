@@ -53,12 +53,25 @@ worker_state(const CdpSlot *slot)
 static bool
 is_shown(const CdpSlot *slot)
 {
-	return slot->kind == CDP_WORKER_SOURCE && (slot->wanted || (slot->state == CDP_SLOT_UP && !slot->abandoned));
+	return slot->wanted || (slot->state == CDP_SLOT_UP && !slot->abandoned);
+}
+
+/* Whose partitions these are at present: of other numbers of workers two could have one. */
+static bool
+is_current(const CdpSlot *slot)
+{
+	return slot->wanted && slot->running_generation == slot->generation;
+}
+
+static bool
+is_wanted(const CdpSlot *slot)
+{
+	return slot->wanted;
 }
 
 /* The source slots of this database and of the caller's workspace, copied. */
 static CdpSlot *
-copy_slots(int *n)
+copy_slots(bool (*chosen) (const CdpSlot *slot), int *n)
 {
 	int32		workspace;
 	CdpSlot    *copy;
@@ -73,7 +86,7 @@ copy_slots(int *n)
 	{
 		const CdpSlot *slot = &cdp_workers->slots[i];
 
-		if (slot->state != CDP_SLOT_FREE && is_shown(slot) &&
+		if (slot->state != CDP_SLOT_FREE && slot->kind == CDP_WORKER_SOURCE && chosen(slot) &&
 			slot->database == MyDatabaseId && slot->workspace_id == workspace)
 			copy[(*n)++] = *slot;
 	}
@@ -120,7 +133,7 @@ cdp_sql_source_workers(PG_FUNCTION_ARGS)
 	CdpSlot    *slots;
 
 	InitMaterializedSRF(fcinfo, 0);
-	slots = copy_slots(&n);
+	slots = copy_slots(is_shown, &n);
 	for (int i = 0; i < n; i++)
 		put_worker((ReturnSetInfo *) fcinfo->resultinfo, &slots[i]);
 	return (Datum) 0;
@@ -152,7 +165,7 @@ cdp_sql_source_partitions(PG_FUNCTION_ARGS)
 	CdpSlot    *slots;
 
 	InitMaterializedSRF(fcinfo, 0);
-	slots = copy_slots(&n);
+	slots = copy_slots(is_current, &n);
 	for (int i = 0; i < n; i++)
 		for (int p = 0; slots[i].state == CDP_SLOT_UP && p < slots[i].nparts; p++)
 			put_partition((ReturnSetInfo *) fcinfo->resultinfo, slots[i].source_id, &slots[i].parts[p]);
@@ -186,7 +199,7 @@ cdp_sql_source_errors(PG_FUNCTION_ARGS)
 	CdpSlot    *slots;
 
 	InitMaterializedSRF(fcinfo, 0);
-	slots = copy_slots(&n);
+	slots = copy_slots(is_wanted, &n);
 	for (int i = 0; i < n; i++)
 	{
 		put_trouble(rsinfo, &slots[i], -1, &slots[i].trouble);

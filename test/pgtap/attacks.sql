@@ -381,7 +381,7 @@ SELECT report_of('an_a', 'SELECT to_jsonb(e)::text FROM cdp.event e');
 SELECT is_empty($$SELECT * FROM attempt('ad_a', 'SELECT * FROM report() r WHERE r ~ ''ada@example''')$$, 'A13: a function of an analyst''s gets no values from an admin who calls it');
 SELECT report_of('of_b', 'SELECT v::text FROM cdp.verify() v');
 SELECT throws_matching($$SELECT set_config('role', 'of_a', true), (SELECT count(*) FROM report())$$, 'works in no workspace', 'A13: nor does a function of who works elsewhere verify');
-SELECT is_empty($$SELECT * FROM attempt('of_b', 'SELECT * FROM report()')$$, 'A13: which its owner may');
+SELECT is(ARRAY(SELECT attempt('of_b', 'SELECT count(*) FROM report()')), '{(0)}', 'A13: which its owner may');
 SELECT report_of('of_b', 'SELECT cdp.classify_trait(''email'')::text');
 SELECT throws_matching($$SELECT set_config('role', 'of_a', true), (SELECT count(*) FROM report())$$, 'works in no workspace', 'A13: or classify');
 SELECT report_of('ad_a', 'SELECT cdp.grant_workspace(''nob'', ''victims'')::text');

@@ -1,6 +1,7 @@
 """Topics whose records are not what they were: deleted and made again, cut short, compacted, transactional; positions set by hand."""
 import os
 import sys
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), '..', 'lib'))
 import broker           # noqa: E402
@@ -208,13 +209,15 @@ def offsets_left(world, topic):
     low, high = consumer.get_watermark_offsets(worlds.broker.partition(topic, 0), timeout=10)
     consumer.assign([worlds.broker.partition(topic, 0, low)])
     found = []
-    while True:
+    deadline = time.monotonic() + tap.DEFAULT_SECONDS
+    while time.monotonic() < deadline:
         message = consumer.poll(10)
         if message is not None and message.error() is None:
             found.append(message.offset())
         elif message is not None and message.error().code() == worlds.broker.END_OF_PARTITION:
             consumer.close()
             return found
+    raise TimeoutError(f'no end of {topic}')
 
 
 def compacted(world):
