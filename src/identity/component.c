@@ -686,6 +686,8 @@ group_of_fragment(const Label *labels, int n, const CdpFragment *f)
 static void
 join_others(CdpWork *w, const Label *labels, int nlabels)
 {
+	if (nlabels == 0)
+		return;
 	for (int i = 0; i < w->ngroups; i++)
 	{
 		CdpGroup   *g = &w->groups[i];
