@@ -581,13 +581,16 @@ CdpSource *
 cdp_source_usable(int32 source_id)
 {
 	Generation *g = configuration();
-	SourceEntry *e = list_member_int(g->absent, source_id) ? NULL : find_source(source_id);
+	SourceEntry *e;
 
+	if (list_member_int(g->absent, source_id))
+		return NULL;
+	e = find_source(source_id);
 	if (e == NULL)
 	{
 		MemoryContext old = MemoryContextSwitchTo(g->cxt);
 
-		g->absent = list_append_unique_int(g->absent, source_id);
+		g->absent = lappend_int(g->absent, source_id);
 		MemoryContextSwitchTo(old);
 		return NULL;
 	}

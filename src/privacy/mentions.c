@@ -198,9 +198,9 @@ would_drop(const Search *s, CdpEvent *ev)
 
 /* of a message with many events: all of them? */
 static Judgement
-judge(const Search *s, int32 source_id, CdpMessage *msg)
+judge(const Search *s, CdpSource *source, CdpMessage *msg)
 {
-	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = cdp_source_usable(source_id), .messages = msg, .nmessages = 1,
+	CdpBatch	batch = {.cxt = CurrentMemoryContext, .source = source, .messages = msg, .nmessages = 1,
 	.watermark = DT_NOBEGIN};
 
 	if (batch.source == NULL)
@@ -314,16 +314,18 @@ static void
 search_quarantine(int i, void *arg)
 {
 	Search	   *s = arg;
+	CdpSource  *source;
 	CdpStr		parts[PARTS];
 	CdpMessage	msg;
 	bool		isnull,
 				goes;
 
-	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	s->erased.source = source;
 	read_message(&msg, parts, i);
 	if (!search_message(s, &msg, NULL))
 		return;
-	goes = judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) != WOULD_TAKE;
+	goes = judge(s, source, &msg) != WOULD_TAKE;
 	if (!goes)
 		(void) search_message(s, &msg, blank);
 	remember(s, cdp_spi_int64(i, 1), goes, parts);
@@ -333,15 +335,16 @@ static void
 search_parked(int i, void *arg)
 {
 	Search	   *s = arg;
+	CdpSource  *source;
 	CdpStr		parts[PARTS];
 	CdpMessage	msg;
 	bool		isnull;
 
-	s->erased.source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	source = cdp_source_usable(DatumGetInt32(cdp_spi_datum(i, 2, &isnull)));
+	s->erased.source = source;
 	read_message(&msg, parts, i);
 	if (search_message(s, &msg, NULL) &&
-		(s->erased.source == NULL ||
-		 judge(s, DatumGetInt32(cdp_spi_datum(i, 2, &isnull)), &msg) == WOULD_DROP))
+		(source == NULL || judge(s, source, &msg) == WOULD_DROP))
 		remember(s, cdp_spi_int64(i, 1), true, parts);
 }
 
